@@ -1,0 +1,71 @@
+"""What passes have learned about values and nodes: roles, statistics, plans, and each node's fate.
+
+Notes live in `.meta` of `onnx_ir` objects (never serialised), so they follow a value or node through every rewrite.
+A node's Fate is its line in the coverage ledger: every eligible node ends `done` or `skipped` with a reason code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import onnx_ir as ir
+
+_KEY = "qonnx"
+
+# Reason codes of the coverage ledger, and what they mean to a user.
+REASONS: dict[str, str] = {
+    "excluded": "excluded by name or operator type",
+    "target-float": "the target runs this operator in float",
+    "target-rule": "a rule of the target keeps this node in float",
+    "no-constant-weight": "weight-only quantization needs a constant weight",
+    "too-small": "too small to gain anything",
+    "not-float": "works on integers, booleans or strings",
+    "no-stats": "never ran on the calibration data",
+    "not-finite": "saw NaN or infinity on the calibration data",
+    "accuracy": "kept in higher precision to hold the accuracy bound",
+    "shape": "shape does not fit the format",
+    "already-quantized": "already quantized in the input model",
+    "custom-domain": "operator of another domain, left as it is",
+    "shared-weight": "its weight is also used by an operator that needs it in float",
+    "subgraph": "inside a control-flow body or function where activations are not observed",
+}
+
+
+@dataclasses.dataclass
+class Fate:
+    """A line of the coverage ledger."""
+
+    state: str  # "done" | "skipped"
+    reason: str = ""  # a key of REASONS when skipped
+    detail: str = ""  # formats when done ("u8 × s8 per channel"), the offending value when skipped
+
+
+@dataclasses.dataclass
+class Note:
+    """What is known about one value or node; each field is written by one pass and read by later ones."""
+
+    role: str | None = None  # value: "probabilities", "scores", "norm", "residual", "embedding", …   (label)
+    stats: Any = None  # value: qonnx.stats.Stats                                                     (observe)
+    after: str | None = None  # value: activation applied to it by all its consumers ("HardSwish", …)  (label)
+    plan: Any = None  # node: qonnx plan of formats                                                    (assign)
+    fate: Fate | None = None  # node: its ledger line
+    macs: int | None = None  # node: multiply-adds for one sample                                     (observe)
+
+
+def note(thing: ir.Value | ir.Node) -> Note:
+    """The note of a value or node, created on first use."""
+    found = thing.meta.get(_KEY)
+    if found is None:
+        found = thing.meta[_KEY] = Note()
+    return found
+
+
+def done(node: ir.Node, detail: str) -> None:
+    note(node).fate = Fate("done", "", detail)
+
+
+def skip(node: ir.Node, reason: str, detail: str = "") -> None:
+    if reason not in REASONS:
+        raise KeyError(f"unknown ledger reason {reason!r}; add it to REASONS")
+    note(node).fate = Fate("skipped", reason, detail)
