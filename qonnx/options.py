@@ -17,9 +17,9 @@ _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: the nearest known one, or the list of all when nothing is near."""
-    known = list(known)
-    near = difflib.get_close_matches(name.lower(), known, 1, cutoff=0.55)
-    return f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}"
+    by_lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(name.lower(), by_lower, 1, cutoff=0.55)
+    return f"did you mean '{by_lower[near[0]]}'?" if near else f"known are {', '.join(by_lower.values())}"
 
 
 def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:

@@ -6,11 +6,11 @@ Keys are the fields of `Target`; a misspelt key is an error. See ort-cpu.toml fo
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import pathlib
 import sys
 
 from qonnx.errors import QonnxError
+from qonnx.options import annotations, check_names, checked, nearest
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -34,7 +34,7 @@ class Target:
 
     Attributes:
         name: key of TARGETS, the file's stem.
-        title: a few words for people.
+        title: a few words for people. advice: one sentence on how to run the result there.
         opset: [lowest, highest] that the runtime reads; the result gets the highest.
         activation, weight: number types. `activation_types`, `weight_types`: all that the runtime takes.
         bias: "int32" (scale = input scale × weight scale) or "float".
@@ -47,7 +47,10 @@ class Target:
         higher: what to use where 8 bits harm too much, in order: "a16" (16-bit activations), "float".
         reduce_range: "never", "always" or "auto" (7-bit weights where the CPU has no VNNI).
         forbid: rule names checked by `qonnx lint`.
-        exclude: rows {op, when} that keep nodes in float; `when` speaks of M, N, K, channels, kernel.
+        exclude: rows {op, when} that keep nodes in float; `when` is a condition of qonnx.targets.conditions.
+        tensor_only: operator types whose weights take one scale for the whole tensor.
+        fixed_scales: "Operator.type" -> (scale, zero_point) that its output of that number type must have.
+        smallest_range: least width (high − low) of a quantized range.
         weight_only: bits -> "dq" (blocked DequantizeLinear) or "matmulnbits", per runtime support.
         weight_only_granularity: "block" or "channel" for weights of 4 bits or fewer.
     """
@@ -72,26 +75,29 @@ class Target:
     exclude: tuple[dict, ...] = ()
     weight_only: dict[str, str] = dataclasses.field(default_factory=dict)
     weight_only_granularity: str = "block"
-
-
-def _tuples(x):
-    """Lists from TOML as tuples, so that a Target is hashable data."""
-    if isinstance(x, list):
-        return tuple(_tuples(y) for y in x)
-    return {k: _tuples(v) for k, v in x.items()} if isinstance(x, dict) else x
+    tensor_only: tuple[str, ...] = ()
+    fixed_scales: dict[str, tuple[float, int]] = dataclasses.field(default_factory=dict)
+    smallest_range: float = 0.0
+    advice: str = ""
 
 
 def read_target(path: pathlib.Path) -> Target:
-    """One target from its TOML file; QonnxError names a misspelt or missing key."""
-    rows = _tuples(tomllib.loads(path.read_text()))
-    known = [field.name for field in dataclasses.fields(Target)]
-    for key in rows:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            raise QonnxError(f"{path.name}: unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else ""))
+    """One target from its TOML file; QonnxError names a misspelt or missing key and a value of the wrong type."""
+    rows = tomllib.loads(path.read_text())
     for key in ("activation", "weight"):
-        rows[key] = Numbers(**rows[key])
-    return Target(name=path.stem, **rows)
+        rows[key] = Numbers(**_fields(rows.get(key, {}), Numbers, f"{path.name}: key of '{key}'"))
+    return Target(name=path.stem, **_fields(rows, Target, f"{path.name}: key", given=("name",)))
+
+
+def _fields(rows: dict, kind: type, what: str, given: tuple[str, ...] = ()) -> dict:
+    """The rows of a TOML table as keyword arguments of the dataclass `kind`."""
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.name not in given}
+    check_names(rows, fields, what)
+    for name, field in fields.items():
+        if name not in rows and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise QonnxError(f"{what} '{name}' is missing")
+    kinds = annotations(kind)
+    return {name: checked(value, kinds[name], f"{what} '{name}'") for name, value in rows.items()}
 
 
 TARGETS: dict[str, Target] = {p.stem: read_target(p) for p in sorted(pathlib.Path(__file__).parent.glob("*.toml"))}
@@ -101,6 +107,4 @@ def target(name: str) -> Target:
     """The target of that name; an unknown name is an error that lists the nearest."""
     if name in TARGETS:
         return TARGETS[name]
-    near = difflib.get_close_matches(name, TARGETS, 1)
-    hint = f"did you mean '{near[0]}'?" if near else f"known targets: {', '.join(TARGETS)}"
-    raise QonnxError(f"unknown target '{name}'; {hint}")
+    raise QonnxError(f"unknown target '{name}'; {nearest(name, TARGETS)}")
