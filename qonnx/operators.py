@@ -1,0 +1,62 @@
+"""Which operators hold the arithmetic of a network, and how to see through Q/DQ around them.
+
+The tables speak of ONNX and of ONNX Runtime's own domain, because models of other tools use both.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+# Operators that multiply large tensors: the ones worth quantizing, hence the rows of a derived ledger.
+ELIGIBLE = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Gather", "LSTM", "GRU", "RNN", "Einsum", "Attention"})
+# Operators whose arithmetic is integer in ONNX Runtime (after its optimiser, or written so by a tool).
+INTEGER_OPERATORS = frozenset(
+    {
+        "QLinearConv", "QLinearConvTranspose", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger",
+        "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "QAttention", "QOrderedMatMul",
+        "QOrderedAttention", "QMoE",
+    }
+)  # fmt: skip
+# Integer, but elementwise or data movement: fused, yet without multiply-adds to speak of.
+INTEGER_ELEMENTWISE = frozenset(
+    {
+        "QLinearAdd", "QLinearMul", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", "QLinearAveragePool",
+        "QLinearGlobalAveragePool", "QLinearConcat", "QLinearReduceMean", "QLinearWhere", "QEmbedLayerNormalization",
+    }
+)  # fmt: skip
+# Integer weights in memory, arithmetic in float or int8 as the runtime chooses (attribute accuracy_level).
+WEIGHT_ONLY_OPERATORS = frozenset(
+    {"MatMulNBits", "MatMulBnb4", "GatherBlockQuantized", "MatMulNBitsMlp", "MatMulNBitsQkv"}
+)
+# Operators with multiply-adds that run in floating point.
+FLOAT_COMPUTE = frozenset(
+    {
+        "Conv", "FusedConv", "NhwcFusedConv", "NhwcConv", "ConvTranspose", "MatMul", "FusedMatMul", "Gemm", "FusedGemm",
+        "TransposeMatMul", "Attention", "MultiHeadAttention", "GroupQueryAttention", "LSTM", "GRU", "RNN", "Einsum",
+        "GemmFloat8", "MatMulPackedWeight",
+    }
+)  # fmt: skip
+
+
+def dequantized(value: ir.Value | None) -> ir.Node | None:
+    """The DequantizeLinear that makes `value`, if any, looking through operators that only move data."""
+    while value is not None and (node := value.producer()) is not None:
+        if node.op_type == "DequantizeLinear":
+            return node
+        if node.op_type not in ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"):
+            return None
+        value = node.inputs[0]
+    return None
+
+
+def quantized_type(dequantize: ir.Node | None) -> str:
+    """ "u8", "s4", … of the codes that a DequantizeLinear reads; "" without one."""
+    if dequantize is None:
+        return ""
+    kind = dequantize.inputs[0].dtype
+    if kind is None:
+        zero_point = dequantize.inputs[2] if len(dequantize.inputs) > 2 else None
+        kind = zero_point.dtype if zero_point is not None else ir.DataType.UINT8  # the default of QuantizeLinear
+    if kind.is_integer():
+        return f"{'s' if kind.is_signed() else 'u'}{kind.bitwidth}"
+    return kind.name.lower()
