@@ -1,7 +1,7 @@
 """Photographs that ship inside the scikit-image and scikit-learn wheels, cut into seeded crops for the vision models.
 
-Splits have different *photographs*, not only different crops: a range learnt from one crop of a photo says too much about
-the next crop of it.
+Splits have different *photographs*, not only different crops: a range learnt from one crop of a photo says too much
+about the next crop of it.
 
     python -m models.photos calibration 32 data.npz      writes what `qonnx convert --data` reads
 """
@@ -22,8 +22,8 @@ DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 
 # Each split has people or animals, things, and something unlike everyday photos (slides, sky, grey pictures).
 SPLITS = {
-    "calibration": ("astronaut.png", "coffee.png", "motorcycle_left.png", "ihc.png", "camera.png"),
-    "tuning": ("rocket.jpg", "hubble_deep_field.jpg", "gravel.png"),
+    "calibration": ("astronaut.png", "coffee.png", "motorcycle_left.png", "ihc.png", "gravel.png"),
+    "tuning": ("rocket.jpg", "camera.png", "hubble_deep_field.jpg"),
     "evaluation": ("chelsea.png", "china.jpg", "flower.jpg", "retina.jpg", "coins.png", "moon.png"),
 }
 _FOLDERS = {

