@@ -22,12 +22,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean '{by_lower[near[0]]}'?" if near else f"known are {', '.join(by_lower.values())}"
 
 
-def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
-    """Raise QonnxError for the first name of `given` that is not in `known`; `what` says whose name it is."""
+def check_names(given: Iterable[str], known: Iterable[str], what: str, where: str = "") -> None:
+    """Raise QonnxError for the first name of `given` that is not in `known`: "unknown {what} 'x' {where}; did you…"."""
     known = list(known)
     for name in given:
         if name not in known:
-            raise QonnxError(f"unknown {what} '{name}'; {nearest(name, known)}")
+            raise QonnxError(f"unknown {what} '{name}'{' ' if where else ''}{where}; {nearest(name, known)}")
 
 
 def annotations(kind: type) -> dict[str, Any]:

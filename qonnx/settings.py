@@ -122,7 +122,8 @@ class Settings:
         check_patterns("--nodes-to-exclude", self.nodes_to_exclude, by_name)
         check_patterns("--op-types-to-quantize", self.op_types_to_quantize, by_type)
         check_patterns("--op-types-to-exclude", self.op_types_to_exclude, by_type)
-        check_names(self.input_shapes, [value.name or "" for value in model.graph.inputs], "input in --input-shapes")
+        inputs = [value.name or "" for value in model.graph.inputs]
+        check_names(self.input_shapes, inputs, "input", "in --input-shapes")
 
     def to_dict(self) -> dict[str, Any]:
         """The options that differ from their defaults, as plain data for the report."""

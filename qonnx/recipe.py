@@ -1,0 +1,261 @@
+"""A Recipe: an ordered list of passes with options, read from TOML. `Recipe.run` is the only loop of the program.
+
+    version = 1
+    title = "8-bit weights and activations"
+    passes = ["spell", "label", "observe", "assign"]    # "spell" is a group: see GROUPS
+    [options.assign]
+    headroom = 1.1
+
+A recipe may start from another (`extends = "static-w8a8"`): it inherits its passes and options and changes what it
+names. Options are the fields of a pass's dataclass; the fields in INJECTED are filled at run time. Everything is
+checked before any work: names (the error names the nearest), types, and that each pass comes after those it `needs`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import pathlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import onnx_ir as ir
+
+from qonnx.errors import QonnxError
+from qonnx.options import annotations, check_names, checked, nearest
+from qonnx.passes import PASSES, SPELLING, Pass
+from qonnx.report import StepRecord, timed
+from qonnx.settings import Settings
+from qonnx.targets import Target
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+VERSION = 1
+# Names in a recipe that stand for several passes.
+GROUPS: dict[str, tuple[str, ...]] = {"spell": tuple(SPELLING)}
+# Fields of a pass that `run` fills: a recipe cannot set them.
+INJECTED = ("target", "data", "settings", "progress", "reference")
+# Settings that become options of passes under another name: setting -> (option, translation of the value).
+ALIASES: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "calibration_method": ("method", lambda method: method),
+    "per_channel": ("granularity", lambda yes: "channel" if yes else "tensor"),
+    "block_size": ("block", lambda size: size),
+}
+# Settings that must reach some pass of the recipe when the user gives them, or else be refused: never ignored.
+OVERRIDES = (
+    "bits", "block_size", "symmetric", "per_channel", "reduce_range", "calibration_method", "percentile", "opset",
+)  # fmt: skip
+
+Progress = Callable[[str, int, int | None], None]  # what, steps done, steps in all (None: not known)
+_KEYS = ("version", "title", "extends", "passes", "options")
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One pass of a recipe: its key in PASSES and the options that differ from the pass's defaults."""
+
+    name: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """An ordered list of passes with options. Made by `read_recipe` or `recipe`, which check every name and value."""
+
+    name: str
+    title: str
+    steps: tuple[Step, ...]
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether some pass runs the model on calibration data."""
+        return any("data" in _fields(step.name) for step in self.steps)
+
+    def check(self) -> None:
+        """Raise QonnxError for an unknown pass, option, value, or a pass that comes before one it needs."""
+        earlier: set[str] = set()
+        where = f"in recipe '{self.name}'"
+        for step in self.steps:
+            check_names([step.name], [*PASSES, *GROUPS], "pass", where)
+            check_names(step.options, _options(step.name), f"option of pass '{step.name}'", where)
+            kinds = annotations(PASSES[step.name])
+            for option, value in step.options.items():
+                checked(value, kinds[option], f"option '{option}' of pass '{step.name}' {where}")
+            for needed in getattr(PASSES[step.name], "needs", ()):
+                if needed not in earlier:
+                    late = any(other.name == needed for other in self.steps)
+                    verb = "move" if late else "put"
+                    raise QonnxError(f"pass '{step.name}' needs '{needed}'; {verb} it before in recipe '{self.name}'")
+            earlier.add(step.name)
+
+    def override(self, settings: Settings) -> Recipe:
+        """The recipe with the user's options in place of its own; an option that no pass takes is a QonnxError."""
+        steps = {index: dict(step.options) for index, step in enumerate(self.steps)}
+        for name in OVERRIDES:
+            value = getattr(settings, name)
+            if value is None:
+                continue
+            option, translate = ALIASES.get(name, (name, lambda value: value))
+            taken = False
+            for index, step in enumerate(self.steps):
+                known = _options(step.name)
+                if name in known or option in known:
+                    steps[index][name if name in known else option] = value if name in known else translate(value)
+                    taken = True
+                taken = taken or name in getattr(PASSES[step.name], "reads", ())
+            if not taken:
+                flag = "--" + name.replace("_", "-")
+                raise QonnxError(f"{flag} has no effect in recipe '{self.name}'; leave it out or choose another recipe")
+        changed = tuple(Step(step.name, steps[index]) for index, step in enumerate(self.steps))
+        result = dataclasses.replace(self, steps=changed)
+        result.check()
+        return result
+
+    def run(
+        self,
+        model: ir.Model,
+        *,
+        target: Target,
+        data: Any = None,
+        settings: Settings | None = None,
+        record: Callable[[StepRecord], None] | None = None,
+        progress: Progress | None = None,
+        reference: ir.Model | None = None,
+    ) -> list[StepRecord]:
+        """Apply every pass to `model` in place and say what each did and how long it took.
+
+        `data` goes to the passes that observe; `reference` is the float model, for the passes that compare with it;
+        `record` is called with the StepRecord of each pass as soon as it is done, `progress` before each.
+        """
+        self.check()
+        if data is None and self.needs_data:
+            wanting = next(step.name for step in self.steps if "data" in _fields(step.name))
+            raise QonnxError(
+                f"recipe '{self.name}' needs calibration data for its pass '{wanting}'; "
+                "give --data, or choose a recipe that needs none (qonnx recipes)"
+            )
+        settings = settings or Settings()
+        given = {"target": target, "data": data, "settings": settings, "progress": progress, "reference": reference}
+        records: list[StepRecord] = []
+        for index, step in enumerate(self.steps):
+            if progress is not None:
+                progress(step.name, index, len(self.steps))
+            one = _build(step, given)
+            with timed(step.name) as clock:
+                clock.changes = one(model).changes
+            _log.info("%s: %d changes in %.2f s", step.name, clock.record.changes, clock.record.seconds)
+            records.append(clock.record)
+            if record is not None:
+                record(clock.record)
+        return records
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data: what a TOML file of this recipe says, without groups and inheritance."""
+        options = {step.name: dict(step.options) for step in self.steps if step.options}
+        return {
+            "version": VERSION,
+            "title": self.title,
+            "passes": [step.name for step in self.steps],
+            "options": options,
+        }
+
+    def to_toml(self) -> str:
+        """As TOML text that `parse_recipe` reads back to an equal recipe."""
+        plain = self.to_dict()
+        lines = [f"{key} = {_toml(plain[key])}" for key in ("version", "title", "passes")]
+        for name, options in plain["options"].items():
+            lines += ["", f"[options.{name}]", *(f"{key} = {_toml(value)}" for key, value in options.items())]
+        return "\n".join(lines) + "\n"
+
+
+def parse_recipe(text: str, name: str) -> Recipe:
+    """The recipe that TOML `text` describes, checked; `name` is for messages and reports."""
+    try:
+        rows = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise QonnxError(f"recipe '{name}' is not TOML ({error})") from error
+    check_names(rows, _KEYS, "key", f"in recipe '{name}'")
+    if rows.get("version", VERSION) != VERSION:
+        raise QonnxError(f"recipe '{name}' has version {rows['version']!r}; this qonnx reads version {VERSION}")
+    base = recipe(checked(rows["extends"], str, f"recipe '{name}': extends")) if "extends" in rows else None
+    if base is None and "passes" not in rows:
+        raise QonnxError(f'recipe \'{name}\' has no passes; give passes = ["spell", …] or extends = "static-w8a8"')
+    title = checked(rows.get("title", base.title if base else name), str, f"recipe '{name}': title")
+    names = checked(rows["passes"], tuple[str, ...], f"recipe '{name}': passes") if "passes" in rows else None
+    tables = checked(rows.get("options", {}), Mapping[str, dict], f"recipe '{name}': options")
+    inherited = {step.name: dict(step.options) for step in base.steps} if base else {}
+    order = _expanded(names) if names is not None else [step.name for step in base.steps]
+    check_names(tables, order, "pass with options", f"in recipe '{name}'")
+    found = Recipe(name, title, tuple(Step(one, {**inherited.get(one, {}), **tables.get(one, {})}) for one in order))
+    found.check()
+    return found
+
+
+def read_recipe(path: pathlib.Path) -> Recipe:
+    """The recipe in a TOML file; its name is the file's stem."""
+    try:
+        return parse_recipe(path.read_text(encoding="utf-8"), path.stem)
+    except OSError as error:
+        raise QonnxError(f"recipe '{path}' cannot be read ({error.strerror}); check the path") from error
+    except UnicodeDecodeError as error:
+        raise QonnxError(f"recipe '{path}' is not a text file; give a TOML file") from error
+
+
+def recipe(name: str) -> Recipe:
+    """A preset by name, or a recipe from the path of a TOML file."""
+    if name in RECIPES:
+        return read_recipe(RECIPES[name])
+    if name.endswith(".toml"):
+        return read_recipe(pathlib.Path(name))
+    raise QonnxError(f"unknown recipe '{name}'; {nearest(name, RECIPES)} (or give a .toml file)")
+
+
+def choose_recipe(settings: Settings, *, has_data: bool) -> Recipe:
+    """The recipe that the settings ask for, with the user's options; without a wish, static 8 bit if there is data and
+    8-bit weights if there is none (never made-up data)."""
+    return recipe(settings.recipe or ("static-w8a8" if has_data else "weight-int8")).override(settings)
+
+
+# Presets: one TOML file each, in the order in which `qonnx recipes` lists them.
+_FOLDER = pathlib.Path(__file__).parent / "recipes"
+RECIPES: dict[str, pathlib.Path] = {path.stem: path for path in sorted(_FOLDER.glob("*.toml"))}
+
+
+def _expanded(names: tuple[str, ...]) -> list[str]:
+    return [one for name in names for one in GROUPS.get(name, (name,))]
+
+
+def _fields(name: str) -> dict[str, dataclasses.Field]:
+    kind: type[Pass] | None = PASSES.get(name)
+    return {field.name: field for field in dataclasses.fields(kind)} if kind else {}
+
+
+def _options(name: str) -> list[str]:
+    """Names of the options of a pass that a recipe may set."""
+    return [field for field in _fields(name) if field not in INJECTED]
+
+
+def _build(step: Step, given: Mapping[str, Any]) -> Pass:
+    """The pass, with its options and the injected fields that it declares."""
+    kinds, fields = annotations(PASSES[step.name]), _fields(step.name)
+    options = {name: checked(value, kinds[name], name) for name, value in step.options.items()}
+    return PASSES[step.name](**options, **{name: value for name, value in given.items() if name in fields})
+
+
+def _toml(value: Any) -> str:
+    """A TOML value."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        escaped = "".join(c if c >= " " and c != "\x7f" else f"\\u{ord(c):04X}" for c in value.replace("\\", "\\\\"))
+        return '"' + escaped.replace('"', '\\"') + '"'
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(one) for one in value) + "]"
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_toml(key)} = {_toml(one)}" for key, one in value.items()) + " }"
+    return repr(value)
