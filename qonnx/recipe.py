@@ -82,7 +82,7 @@ class Recipe:
         where = f"in recipe '{self.name}'"
         for step in self.steps:
             check_names([step.name], [*PASSES, *GROUPS], "pass", where)
-            check_names(step.options, _options(step.name), f"option of pass '{step.name}'", where)
+            check_names(step.options, _options(step.name), "option", f"of pass '{step.name}' {where}")
             kinds = annotations(PASSES[step.name])
             for option, value in step.options.items():
                 checked(value, kinds[option], f"option '{option}' of pass '{step.name}' {where}")
@@ -190,7 +190,11 @@ def parse_recipe(text: str, name: str) -> Recipe:
     tables = checked(rows.get("options", {}), Mapping[str, dict], f"recipe '{name}': options")
     inherited = {step.name: dict(step.options) for step in base.steps} if base else {}
     order = _expanded(names) if names is not None else [step.name for step in base.steps]
-    check_names(tables, order, "pass with options", f"in recipe '{name}'")
+    for one in tables:
+        if one not in order:
+            raise QonnxError(
+                f"recipe '{name}' has options for '{one}', which is not among its passes: {', '.join(order)}"
+            )
     found = Recipe(name, title, tuple(Step(one, {**inherited.get(one, {}), **tables.get(one, {})}) for one in order))
     found.check()
     return found

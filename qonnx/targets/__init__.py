@@ -85,19 +85,19 @@ def read_target(path: pathlib.Path) -> Target:
     """One target from its TOML file; QonnxError names a misspelt or missing key and a value of the wrong type."""
     rows = tomllib.loads(path.read_text())
     for key in ("activation", "weight"):
-        rows[key] = Numbers(**_fields(rows.get(key, {}), Numbers, f"{path.name}: key of '{key}'"))
-    return Target(name=path.stem, **_fields(rows, Target, f"{path.name}: key", given=("name",)))
+        rows[key] = Numbers(**_fields(rows.get(key, {}), Numbers, f"under '{key}' in {path.name}"))
+    return Target(name=path.stem, **_fields(rows, Target, f"in {path.name}", given=("name",)))
 
 
-def _fields(rows: dict, kind: type, what: str, given: tuple[str, ...] = ()) -> dict:
+def _fields(rows: dict, kind: type, where: str, given: tuple[str, ...] = ()) -> dict:
     """The rows of a TOML table as keyword arguments of the dataclass `kind`."""
     fields = {field.name: field for field in dataclasses.fields(kind) if field.name not in given}
-    check_names(rows, fields, what)
+    check_names(rows, fields, "key", where)
     for name, field in fields.items():
         if name not in rows and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise QonnxError(f"{what} '{name}' is missing")
+            raise QonnxError(f"key '{name}' is missing {where}")
     kinds = annotations(kind)
-    return {name: checked(value, kinds[name], f"{what} '{name}'") for name, value in rows.items()}
+    return {name: checked(value, kinds[name], f"key '{name}' {where}") for name, value in rows.items()}
 
 
 TARGETS: dict[str, Target] = {p.stem: read_target(p) for p in sorted(pathlib.Path(__file__).parent.glob("*.toml"))}
