@@ -48,7 +48,9 @@ class Note:
     role: str | None = None  # value: "probabilities", "scores", "norm", "residual", "embedding", …   (label)
     stats: Any = None  # value: qonnx.stats.Stats                                                     (observe)
     after: str | None = None  # value: activation applied to it by all its consumers ("HardSwish", …)  (label)
-    plan: Any = None  # node: qonnx plan of formats                                                    (assign)
+    encodings: dict[str, Any] = dataclasses.field(default_factory=dict)  # value: format name -> Encoding   (assign)
+    plan: Any = None  # node: qonnx.plan.Plan                                                          (assign)
+    solved: Any = None  # node: qonnx.formats.QuantizedTensor of its weight                     (solve_weights)
     fate: Fate | None = None  # node: its ledger line
     macs: int | None = None  # node: multiply-adds for one sample                                     (observe)
 
@@ -59,6 +61,20 @@ def note(thing: ir.Value | ir.Node) -> Note:
     if found is None:
         found = thing.meta[_KEY] = Note()
     return found
+
+
+def clone(model: ir.Model) -> ir.Model:
+    """A copy of the graph with notes of its own; tensors and statistics are shared."""
+    copy = model.clone()
+    for graph in copy.graphs():
+        things = [*graph.inputs, *graph.initializers.values()]
+        for node in graph:
+            things += [node, *node.outputs]
+        for thing in things:
+            if _KEY in thing.meta:
+                old = thing.meta[_KEY]
+                thing.meta[_KEY] = dataclasses.replace(old, encodings=dict(old.encodings))
+    return copy
 
 
 def done(node: ir.Node, detail: str) -> None:

@@ -12,6 +12,7 @@ FORMATS: dict[str, IntFormat] = {
     "s8": IntFormat(8, signed=True, symmetric=True),
     "u16": IntFormat(16, signed=False, symmetric=False),
     "s16": IntFormat(16, signed=True, symmetric=True),
+    "s32": IntFormat(32, signed=True, symmetric=True),
 }
 
 __all__ = ["FORMATS", "GRANULARITIES", "IntFormat", "QuantizedTensor"]

@@ -1,0 +1,197 @@
+"""Reparameterize: move the spread between channels of a norm's output into the weights behind it (channel → layer).
+
+A per-tensor grid on x wastes codes where channels differ in range. With a per-channel grid (s_j, z_j), z_j an integer that
+may lie far outside the codes, and one target grid (s̃, z̃), the identity
+    x̃ = (x + s ⊙ r2) ⊘ r1,   r1 = s/s̃,  r2 = z − z̃,   x̃/s̃ + z̃ = x/s + z
+turns the per-channel codes into those of a plain per-tensor grid (RepQ-ViT, Li et al. 2023, eq. 8–11). It costs nothing:
+    norm:      γ̃ = γ ⊘ r1,  β̃ = (β + s ⊙ r2) ⊘ r1
+    consumers: W̃ = diag(r1) W,  b̃ = b − (s ⊙ r2)ᵀ W
+`strength` α takes r1^α: 1 equalises all channels, 0 changes nothing; the shift stays whole. Between them the cost moves
+from activations to weights; "auto" picks α for each norm by the expected output error of both, in closed form:
+    activations: Δ²/12 · Σ_j r̂_j² ‖W_j‖²,  weights: Σ_o Δ_o²/12 · Σ_j E[x̃_j²].
+
+Norms handled: LayerNormalization with constant γ (and β; one is added if absent), RMSNormalization (no β: r2 = 0).
+Consumers: MatMul with a constant matrix, bias in the Add behind it or a new Add; Gemm with either transB. A norm with any
+other reader, or whose reader is excluded from quantization, is left alone: a residual branch would have to be undone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from qonnx.notes import note
+from qonnx.passes.base import Change, Pass
+from qonnx.passes.rewire import array, initializer, integer, is_constant, is_op, set_input
+from qonnx.stats import Stats, affine_channels
+
+_STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@dataclasses.dataclass
+class Reparameterize(Pass):
+    """Fold per-channel ranges of norms into the linear layers behind them. bits: of activations and weights."""
+
+    settings: Any = None
+    strength: float | None = None  # None: chosen for each norm by the expected error
+    bits: int = 8
+
+    needs = ("observe",)
+    tolerance = 2e-5
+
+    def changes(self, model: ir.Model) -> Iterator[Change]:
+        for node in list(model.graph):
+            linears = self._linears(node)
+            if not linears:
+                continue
+            value = node.outputs[0]
+            stats = note(value).stats
+            if (
+                stats is None
+                or stats.channel_minimum is None
+                or stats.non_finite
+                or note(node).role == "reparameterized"
+            ):
+                continue
+            weights = [_matrix(linear) for linear in linears]
+            shift, ratio, strength = self._choose(stats, weights, shifts=is_op(node, "LayerNormalization"))
+            note(node).role = "reparameterized"
+            if strength == 0.0 and not shift.any():
+                continue
+            _fold_into_norm(node, ratio, shift)
+            for linear, weight in zip(linears, weights, strict=True):
+                _fold_into_linear(linear, weight, ratio, shift)
+            note(value).stats = affine_channels(stats, 1.0 / ratio, shift)
+            yield Change(
+                node.name or value.name, f"channel ranges folded into {len(linears)} layers, strength {strength:g}"
+            )
+
+    def _linears(self, node: ir.Node) -> list[ir.Node]:
+        """The linear layers behind a norm, or [] if it cannot be folded."""
+        if node.op_type not in ("LayerNormalization", "RMSNormalization") or not is_constant(node.inputs[1]):
+            return []
+        axis, rank = integer(node, "axis", -1), node.outputs[0].shape
+        if axis != -1 and (rank is None or axis != len(rank) - 1):
+            return []
+        value, found = node.outputs[0], []
+        if value.is_graph_output() or any(o.uses() for o in node.outputs[1:]):
+            return []
+        for use in value.uses():
+            reader = use.node
+            matrix = is_op(reader, "MatMul", "Gemm") and use.idx == 0 and is_constant(reader.inputs[1])
+            if not matrix or reader.inputs[1].shape is None or len(reader.inputs[1].shape) != 2:
+                return []
+            if is_op(reader, "Gemm") and (
+                integer(reader, "transA", 0) or reader.attributes.get("alpha", None) is not None
+            ):
+                return []
+            if self.settings is not None and self.settings.exclusion(reader):
+                return []
+            found.append(reader)
+        return found
+
+    def _choose(self, stats: Stats, weights: list[np.ndarray], shifts: bool) -> tuple[np.ndarray, np.ndarray, float]:
+        """(shift s⊙r2, ratio r1^α, α) that make the channels' ranges alike."""
+        levels = 2**self.bits - 1
+        low, high = np.minimum(stats.channel_minimum, 0), np.maximum(stats.channel_maximum, 0)
+        if shifts:
+            low, high = stats.channel_minimum, stats.channel_maximum
+        width = np.maximum(high - low, 1e-6 * max((high - low).max(), 1e-30))
+        step = width / levels
+        if shifts:
+            middle = np.rint(-low / step) - 2 ** (self.bits - 1)  # r2 = z − z̃ with the target z̃ in the middle
+            shift = step * middle
+        else:
+            shift, step = np.zeros_like(step), 2 * np.maximum(-low, high) / levels
+        relative = step / np.exp(np.log(step).mean())
+        candidates = _STRENGTHS if self.strength is None else (self.strength,)
+        costs = [self._cost(stats, weights, shift, relative**a, levels) for a in candidates]
+        best = candidates[int(np.argmin(costs))]
+        return shift, relative**best, best
+
+    def _cost(self, stats: Stats, weights, shift, ratio, levels: int) -> float:
+        """Expected squared error of all layers' outputs for one row of inputs, up to a common factor."""
+        moved = affine_channels(dataclasses.replace(stats, gram=None, histogram=None), 1.0 / ratio, shift)
+        delta = max(moved.maximum - moved.minimum, 1e-30) / levels
+        mean = moved.channel_mean
+        if stats.gram is not None:
+            power = np.diagonal(stats.gram.matrix[0]) / stats.gram.rows
+            power = (power + 2 * stats.channel_mean * shift + shift**2) / ratio**2
+        else:  # a bell shape about the mean that spans eight deviations
+            power = mean**2 + ((moved.channel_maximum - moved.channel_minimum) / 8) ** 2
+        total = 0.0
+        for weight in weights:  # [K, O]
+            folded = weight * ratio[:, None]
+            row_step = np.abs(folded).max(0) / (levels // 2)
+            total += delta**2 * (folded**2).sum() + (row_step**2).sum() * power.sum()
+        return float(total)
+
+
+def _matrix(linear: ir.Node) -> np.ndarray:
+    """The layer's weight as [K, O] float64."""
+    weight = array(linear.inputs[1]).astype(np.float64)
+    return weight.T if is_op(linear, "Gemm") and integer(linear, "transB", 0) else weight
+
+
+def _fold_into_norm(node: ir.Node, ratio: np.ndarray, shift: np.ndarray) -> None:
+    gamma = array(node.inputs[1])
+    scaled = (gamma / ratio).astype(gamma.dtype)
+    set_input(node, 1, initializer(node.graph, f"{node.inputs[1].name}_folded", scaled))
+    if not shift.any():
+        return
+    has_beta = len(node.inputs) > 2 and node.inputs[2] is not None
+    beta = array(node.inputs[2]) if has_beta else np.zeros_like(gamma)
+    name = node.inputs[2].name if has_beta else f"{node.name}_bias"
+    moved = ((beta + shift) / ratio).astype(gamma.dtype)
+    set_input(node, 2, initializer(node.graph, f"{name}_folded", moved))
+
+
+def _fold_into_linear(linear: ir.Node, weight: np.ndarray, ratio: np.ndarray, shift: np.ndarray) -> None:
+    graph, old = linear.graph, linear.inputs[1]
+    dtype = array(old).dtype
+    folded = (weight * ratio[:, None]).astype(dtype)
+    if is_op(linear, "Gemm") and integer(linear, "transB", 0):
+        folded = folded.T
+    set_input(linear, 1, initializer(graph, f"{old.name}_folded", folded))
+    if shift.any():
+        add_to_bias(linear, -(shift @ weight), dtype)
+
+
+def add_to_bias(linear: ir.Node, amount: np.ndarray, dtype: np.dtype) -> None:
+    """Add `amount` [O] to the bias of a MatMul, Gemm or Conv; a new Add or input where there is none."""
+    graph = linear.graph
+    if is_op(linear, "Gemm", "Conv", "ConvTranspose"):
+        has_bias = len(linear.inputs) > 2 and linear.inputs[2] is not None
+        bias = array(linear.inputs[2]) if has_bias else np.zeros(amount.shape, dtype)
+        name = linear.inputs[2].name if has_bias else f"{linear.name}_bias"
+        set_input(linear, 2, initializer(graph, f"{name}_corrected", (bias + amount).astype(dtype)))
+        return
+    output = linear.outputs[0]
+    uses = output.uses()
+    if len(uses) == 1 and is_op(uses[0].node, "Add") and not output.is_graph_output():
+        add = uses[0].node
+        other = add.inputs[1 - uses[0].idx]
+        bias = array(other)
+        if bias is not None and bias.ndim >= 1 and bias.shape[-1] == amount.size and bias.size == amount.size:
+            moved = (bias + amount.reshape(bias.shape)).astype(dtype)
+            set_input(add, 1 - uses[0].idx, initializer(graph, f"{other.name}_corrected", moved))
+            return
+    bias = initializer(graph, f"{output.name}_bias", amount.astype(dtype))
+    readers = list(output.uses())
+    add = ir.node("Add", inputs=[output, bias], name=f"{linear.name or output.name}_bias_add")
+    result = add.outputs[0]
+    result.shape, result.type = output.shape, output.type
+    graph.insert_after(linear, add)
+    for use in readers:
+        use.node.replace_input_with(use.idx, result)
+    if output.is_graph_output():
+        for index, value in enumerate(graph.outputs):
+            if value is output:
+                graph.outputs[index] = result
+        output.name, result.name = f"{output.name}_unbiased", output.name
+    else:
+        result.name = f"{output.name}_biased"
