@@ -14,6 +14,7 @@ checked before any work: names (the error names the nearest), types, and that ea
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import pathlib
 import sys
@@ -38,7 +39,7 @@ VERSION = 1
 # Names in a recipe that stand for several passes.
 GROUPS: dict[str, tuple[str, ...]] = {"spell": tuple(SPELLING)}
 # Fields of a pass that `run` fills: a recipe cannot set them.
-INJECTED = ("target", "data", "settings", "progress", "reference")
+INJECTED = ("target", "data", "settings", "reference", "stats_file", "threads", "libraries", "progress")
 # Settings that become options of passes under another name: setting -> (option, translation of the value).
 ALIASES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "calibration_method": ("method", lambda method: method),
@@ -50,7 +51,7 @@ OVERRIDES = (
     "bits", "block_size", "symmetric", "per_channel", "reduce_range", "calibration_method", "percentile", "opset",
 )  # fmt: skip
 
-Progress = Callable[[str, int, int | None], None]  # what, steps done, steps in all (None: not known)
+Progress = Callable[[str, int, int | None], None]  # what is being done, samples done, samples in all if known
 _KEYS = ("version", "title", "extends", "passes", "options")
 _log = logging.getLogger(__name__)
 
@@ -130,22 +131,33 @@ class Recipe:
         """Apply every pass to `model` in place and say what each did and how long it took.
 
         `data` goes to the passes that observe; `reference` is the float model, for the passes that compare with it;
-        `record` is called with the StepRecord of each pass as soon as it is done, `progress` before each.
+        `record` is called with the StepRecord of each pass as soon as it is done; `progress` with the name of the pass,
+        the samples it has done and their number, when it starts and after each sample.
         """
         self.check()
-        if data is None and self.needs_data:
+        settings = settings or Settings()
+        if data is None and settings.stats is None and self.needs_data:
             wanting = next(step.name for step in self.steps if "data" in _fields(step.name))
             raise QonnxError(
                 f"recipe '{self.name}' needs calibration data for its pass '{wanting}'; "
                 "give --data, or choose a recipe that needs none (qonnx recipes)"
             )
-        settings = settings or Settings()
-        given = {"target": target, "data": data, "settings": settings, "progress": progress, "reference": reference}
+        given = {
+            "target": target,
+            "data": data,
+            "settings": settings,
+            "reference": reference,
+            "stats_file": None if settings.stats is None else str(settings.stats),
+            "threads": settings.threads,
+            "libraries": settings.custom_op_library,
+        }
+        samples = len(data) if hasattr(data, "__len__") else None
         records: list[StepRecord] = []
-        for index, step in enumerate(self.steps):
+        for step in self.steps:
+            tick = None if progress is None else functools.partial(_tick, progress, step.name, samples)
             if progress is not None:
-                progress(step.name, index, len(self.steps))
-            one = _build(step, given)
+                progress(step.name, 0, None)
+            one = _build(step, {**given, "progress": tick})
             with timed(step.name) as clock:
                 clock.changes = one(model).changes
             _log.info("%s: %d changes in %.2f s", step.name, clock.record.changes, clock.record.seconds)
@@ -228,6 +240,10 @@ def choose_recipe(settings: Settings, *, has_data: bool) -> Recipe:
 # Presets: one TOML file each, in the order in which `qonnx recipes` lists them.
 _FOLDER = pathlib.Path(__file__).parent / "recipes"
 RECIPES: dict[str, pathlib.Path] = {path.stem: path for path in sorted(_FOLDER.glob("*.toml"))}
+
+
+def _tick(progress: Progress, name: str, total: int | None, done: int) -> None:
+    progress(name, done, total)
 
 
 def _expanded(names: tuple[str, ...]) -> list[str]:
