@@ -1,0 +1,150 @@
+"""Run the calibration data once: note statistics of tensors that may be quantized, and multiply-adds of nodes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import Any, ClassVar
+
+import onnx_ir as ir
+
+from qonnx.calibrate import Wish, observe
+from qonnx.errors import QonnxError
+from qonnx.macs import macs_from_shapes
+from qonnx.notes import note
+from qonnx.observers import values_by_name
+from qonnx.passes.base import Change, Pass
+from qonnx.settings import Settings
+from qonnx.stats import Stats, Window, merge_stats
+from qonnx.stats_file import fingerprint, load_stats, save_stats
+
+MULTIPLIERS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+ELEMENTWISE = (
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Concat",
+    "Softmax",
+    "LayerNormalization",
+    "AveragePool",
+    "GlobalAveragePool",
+)
+
+
+@dataclasses.dataclass
+class Observe(Pass):
+    """Writes `note(value).stats` (qonnx.stats.Stats) and `note(node).macs`; the model itself stays as it is.
+
+    Tensors: float inputs and outputs of Conv, ConvTranspose, MatMul and Gemm; of other operators if `elementwise`.
+    Channel statistics are kept along the axis that a constant weight reduces, and along channels of outputs.
+
+    Attributes:
+        data: dicts name -> array, one for each sample; None takes everything from `settings.stats`.
+        histogram: keep histograms of all tensors (percentile, MSE and entropy ranges need them); tensors to which all
+            consumers apply an activation (`note(value).after`) always have one.
+        gram: keep Gram matrices of inputs that meet a constant weight (GPTQ and relatives need them).
+        elementwise: observe operators without weights as well.
+        settings: `threads`, `custom_op_library`, and the file `stats`: what it holds is added to what the data
+            says, and the sum is written back. Observing the same data twice counts it twice.
+        progress: called with ("observe", samples done, samples in all or None).
+    """
+
+    tolerance: ClassVar[float | None] = 0.0
+    recurses: ClassVar[bool] = False  # activations inside bodies and functions cannot be read from outside
+
+    data: Iterable[dict[str, Any]] | None = None
+    histogram: bool = False
+    gram: bool = False
+    elementwise: bool = False
+    settings: Settings = dataclasses.field(default_factory=Settings)
+    progress: Callable[[str, int, int | None], None] | None = None
+
+    def changes(self, model: ir.Model) -> Iterator[Change]:
+        found = self._observed(model)
+        if self.settings.stats is not None:
+            found = self._with_file(model, found)
+        for value in values_by_name(model).values():
+            if value.name in found:
+                note(value).stats = found[value.name]
+        shapes = {name: stats.shape for name, stats in found.items() if stats.shape is not None}
+        for node, count in macs_from_shapes(model, shapes).items():
+            note(node).macs = count
+        yield from ()
+
+    def _observed(self, model: ir.Model) -> dict[str, Stats]:
+        if self.data is None:
+            if self.settings.stats is None:
+                raise QonnxError("'observe' has neither data nor a statistics file; give --data or --stats")
+            return {}
+        total = len(self.data) if isinstance(self.data, Sized) else None
+        return observe(
+            model,
+            self.data,
+            self.wishes(model),
+            threads=self.settings.threads,
+            libraries=self.settings.custom_op_library,
+            progress=self.progress and (lambda done: self.progress("observe", done, total)),
+        )
+
+    def _with_file(self, model: ir.Model, found: dict[str, Stats]) -> dict[str, Stats]:
+        """What was observed together with what the statistics file holds; the file then holds both."""
+        path, mark = self.settings.stats, fingerprint(model)
+        if path.exists():
+            found = merge_stats(load_stats(path, mark), found)
+        elif not found:
+            raise QonnxError(f"statistics file '{path}' does not exist; give --data to make it")
+        if self.data is not None:
+            save_stats(path, found, mark)
+        return found
+
+    def wishes(self, model: ir.Model) -> dict[str, Wish]:
+        """What to gather about each tensor, by name."""
+        wishes: dict[str, Wish] = {}
+        for node in model.graph:
+            if node.op_type in MULTIPLIERS and node.domain == "":
+                for index in (0, 1):
+                    self._add(wishes, node.inputs[index], self._input_wish(node, index))
+                self._add(wishes, node.outputs[0], Wish(channel_axis=1 if "Conv" in node.op_type else -1))
+            elif self.elementwise and node.op_type in ELEMENTWISE and node.domain == "":
+                for value in (*node.inputs, *node.outputs):
+                    self._add(wishes, value, Wish())
+        return wishes
+
+    def _add(self, wishes: dict[str, Wish], value: ir.Value | None, wish: Wish) -> None:
+        """Enter a wish; of two for one tensor, the one for a Gram matrix or for channels wins."""
+        if value is None or not value.name or ir.convenience.get_const_tensor(value) is not None:
+            return
+        old = wishes.get(value.name, Wish())
+        first = old if old.gram or (old.channel_axis is not None and not wish.gram) else wish
+        histogram = self.histogram or note(value).after is not None
+        wishes[value.name] = dataclasses.replace(first, histogram=histogram)
+
+    def _input_wish(self, node: ir.Node, index: int) -> Wish:
+        """Wish for the activation at input `index`: channels are those that a constant at the other input reduces."""
+        if ir.convenience.get_const_tensor(node.inputs[1 - index]) is None:
+            return Wish()
+        if "Conv" in node.op_type:
+            window = _window(node) if self.gram else None
+            return Wish(channel_axis=1, gram=window is not None, window=window)
+        transposed = node.op_type == "Gemm" and bool(node.attributes.get_int("trans" + "AB"[index], 0))
+        if (index == 0) == transposed:
+            return Wish(channel_axis=-2)
+        return Wish(channel_axis=-1, gram=self.gram)
+
+
+def _window(node: ir.Node) -> Window | None:
+    """How a Conv slides; None for a ConvTranspose and for automatic padding (it depends on the size of the image)."""
+    if node.op_type != "Conv" or node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return None
+    weight = ir.convenience.get_const_tensor(node.inputs[1])
+    kernel = tuple(weight.shape.numpy()[2:])
+    ones = (1,) * len(kernel)
+
+    def integers(name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(node.attributes.get_ints(name, default))
+
+    pads = integers("pads", (0,) * (2 * len(kernel)))
+    return Window(
+        kernel, integers("strides", ones), pads, integers("dilations", ones), node.attributes.get_int("group", 1)
+    )
