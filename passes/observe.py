@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sized
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
 import onnx_ir as ir
@@ -14,7 +15,6 @@ from qonnx.macs import macs_from_shapes
 from qonnx.notes import note
 from qonnx.observers import values_by_name
 from qonnx.passes.base import Change, Pass
-from qonnx.settings import Settings
 from qonnx.stats import Stats, Window, merge_stats
 from qonnx.stats_file import fingerprint, load_stats, save_stats
 
@@ -40,14 +40,15 @@ class Observe(Pass):
     Channel statistics are kept along the axis that a constant weight reduces, and along channels of outputs.
 
     Attributes:
-        data: dicts name -> array, one for each sample; None takes everything from `settings.stats`.
+        data: dicts name -> array, one for each sample; None takes everything from `stats_file`.
         histogram: keep histograms of all tensors (percentile, MSE and entropy ranges need them); tensors to which all
             consumers apply an activation (`note(value).after`) always have one.
         gram: keep Gram matrices of inputs that meet a constant weight (GPTQ and relatives need them).
         elementwise: observe operators without weights as well.
-        settings: `threads`, `custom_op_library`, and the file `stats`: what it holds is added to what the data
-            says, and the sum is written back. Observing the same data twice counts it twice.
-        progress: called with ("observe", samples done, samples in all or None).
+        stats_file: what this file holds is added to what the data says, and the sum is written back. Observing the same
+            data twice counts it twice.
+        threads, libraries: of the session; the user's custom-op libraries.
+        progress: called with the number of samples done.
     """
 
     tolerance: ClassVar[float | None] = 0.0
@@ -57,12 +58,14 @@ class Observe(Pass):
     histogram: bool = False
     gram: bool = False
     elementwise: bool = False
-    settings: Settings = dataclasses.field(default_factory=Settings)
-    progress: Callable[[str, int, int | None], None] | None = None
+    stats_file: str | None = None
+    threads: int | None = None
+    libraries: tuple[str, ...] = ()
+    progress: Callable[[int], None] | None = None
 
     def changes(self, model: ir.Model) -> Iterator[Change]:
         found = self._observed(model)
-        if self.settings.stats is not None:
+        if self.stats_file:
             found = self._with_file(model, found)
         for value in values_by_name(model).values():
             if value.name in found:
@@ -74,22 +77,15 @@ class Observe(Pass):
 
     def _observed(self, model: ir.Model) -> dict[str, Stats]:
         if self.data is None:
-            if self.settings.stats is None:
+            if not self.stats_file:
                 raise QonnxError("'observe' has neither data nor a statistics file; give --data or --stats")
             return {}
-        total = len(self.data) if isinstance(self.data, Sized) else None
-        return observe(
-            model,
-            self.data,
-            self.wishes(model),
-            threads=self.settings.threads,
-            libraries=self.settings.custom_op_library,
-            progress=self.progress and (lambda done: self.progress("observe", done, total)),
-        )
+        wishes = self.wishes(model)
+        return observe(model, self.data, wishes, threads=self.threads, libraries=self.libraries, progress=self.progress)
 
     def _with_file(self, model: ir.Model, found: dict[str, Stats]) -> dict[str, Stats]:
         """What was observed together with what the statistics file holds; the file then holds both."""
-        path, mark = self.settings.stats, fingerprint(model)
+        path, mark = pathlib.Path(self.stats_file), fingerprint(model)
         if path.exists():
             found = merge_stats(load_stats(path, mark), found)
         elif not found:
