@@ -39,7 +39,7 @@ VERSION = 1
 # Names in a recipe that stand for several passes.
 GROUPS: dict[str, tuple[str, ...]] = {"spell": tuple(SPELLING)}
 # Fields of a pass that `run` fills: a recipe cannot set them.
-INJECTED = ("target", "data", "settings", "reference", "stats_file", "threads", "libraries", "progress")
+INJECTED = ("target", "data", "settings", "held_out", "stats_file", "threads", "libraries", "progress")
 # Settings that become options of passes under another name: setting -> (option, translation of the value).
 ALIASES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "calibration_method": ("method", lambda method: method),
@@ -76,6 +76,11 @@ class Recipe:
     def needs_data(self) -> bool:
         """Whether some pass runs the model on calibration data."""
         return any("data" in _fields(step.name) for step in self.steps)
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether some pass is meant to lose precision."""
+        return any(PASSES[step.name].tolerance is None for step in self.steps)
 
     def check(self) -> None:
         """Raise QonnxError for an unknown pass, option, value, or a pass that comes before one it needs."""
@@ -126,11 +131,11 @@ class Recipe:
         settings: Settings | None = None,
         record: Callable[[StepRecord], None] | None = None,
         progress: Progress | None = None,
-        reference: ir.Model | None = None,
+        **extra: Any,
     ) -> list[StepRecord]:
         """Apply every pass to `model` in place and say what each did and how long it took.
 
-        `data` goes to the passes that observe; `reference` is the float model, for the passes that compare with it;
+        `data` goes to the passes that observe; `extra` to those that declare fields of these names (`held_out`, …);
         `record` is called with the StepRecord of each pass as soon as it is done; `progress` with the name of the pass,
         the samples it has done and their number, when it starts and after each sample.
         """
@@ -146,10 +151,10 @@ class Recipe:
             "target": target,
             "data": data,
             "settings": settings,
-            "reference": reference,
             "stats_file": None if settings.stats is None else str(settings.stats),
             "threads": settings.threads,
             "libraries": settings.custom_op_library,
+            **extra,
         }
         samples = len(data) if hasattr(data, "__len__") else None
         records: list[StepRecord] = []
