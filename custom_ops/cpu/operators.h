@@ -1,0 +1,18 @@
+// The CPU operators by name, for the list in register.cc; each is defined in the file of its family.
+#pragma once
+
+#include "../ort_op.h"
+
+#if defined(_WIN32)
+#define QONNX_EXPORT __declspec(dllexport)
+#else
+#define QONNX_EXPORT __attribute__((visibility("default")))
+#endif
+
+namespace qonnx::cpu {
+
+const abi::CustomOp* observe_sink_float32();
+const abi::CustomOp* observe_sink_float16();
+const abi::CustomOp* observe_sink_bfloat16();
+
+}  // namespace qonnx::cpu

@@ -1,0 +1,33 @@
+// The library's entry point: every operator of domain ai.qonnx, one line per operator × type × provider.
+#include <iterator>
+
+#include "cpu/operators.h"
+#include "ort_op.h"
+
+namespace {
+
+using namespace qonnx;
+
+const abi::CustomOp* (*const kOperators[])() = {
+    cpu::observe_sink_float32,
+    cpu::observe_sink_float16,
+    cpu::observe_sink_bfloat16,
+};
+
+}  // namespace
+
+extern "C" QONNX_EXPORT abi::Status* RegisterCustomOps(abi::SessionOptions* options, const abi::ApiBase* base) {
+  abi::api = base->GetApi(abi::kApiVersion);
+  if (!abi::api) {
+    abi::api = base->GetApi(1);  // only to have CreateStatus
+    const std::string message = std::string("the operators of ai.qonnx need ONNX Runtime ") + abi::kOldestRelease +
+                                " or newer, this is " + base->GetVersionString() + "; update onnxruntime";
+    return abi::CreateStatus()(abi::kErrorFail, message.c_str());
+  }
+  return guarded([&] {
+    abi::CustomOpDomain* domain = nullptr;
+    check(abi::CreateCustomOpDomain()("ai.qonnx", &domain));  // never freed: sessions may outlive their options
+    for (auto* create : kOperators) check(abi::CustomOpDomain_Add()(domain, create()));
+    check(abi::AddCustomOpDomain()(options, domain));
+  });
+}
