@@ -20,7 +20,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from models import photos, real, scores
+from models import decode, pages, photos, real, scores, text_lines
 from qonnx import runtime
 from qonnx.errors import QonnxError
 
@@ -75,8 +75,59 @@ def feature_value(graph: onnx.GraphProto) -> str:
     return norms[-1]
 
 
+def ppocr_rec(result: Source, *, count: int = 200, optimization: str = "all", threads: int = 2) -> dict[str, float]:
+    """Texts read from `count` evaluation lines, against the float model's texts and against what was drawn."""
+    lines = text_lines.lines("evaluation", count)
+    expected, read_by_float, classes = _rec_reference(count, threads)
+    session = runtime.session(result, optimization=optimization, threads=threads)
+    probabilities = np.concatenate(list(_outputs(session, [line.pixels for line in lines])))
+    read = [decode.greedy(line, classes) for line in probabilities]
+    return {
+        "exact_float": float(np.mean([a == b for a, b in zip(read_by_float, read, strict=True)])),
+        "exact_truth": float(np.mean([line.text == b for line, b in zip(lines, read, strict=True)])),
+        "cer_float": scores.character_error_rate(read_by_float, read),
+        "probability_sqnr_db": scores.sqnr(expected, probabilities),
+        "float_exact_truth": float(np.mean([line.text == b for line, b in zip(lines, read_by_float, strict=True)])),
+    }
+
+
+@functools.lru_cache(maxsize=2)
+def _rec_reference(count: int, threads: int) -> tuple[np.ndarray, list[str], list[str]]:
+    classes = decode.characters(real.path("ppocr-rec"))
+    session = runtime.session(real.path("ppocr-rec"), threads=threads)
+    arrays = [line.pixels for line in text_lines.lines("evaluation", count)]
+    probabilities = np.concatenate(list(_outputs(session, arrays)))
+    return probabilities, [decode.greedy(line, classes) for line in probabilities], classes
+
+
+def ppocr_det(result: Source, *, count: int = 40, optimization: str = "all", threads: int = 2) -> dict[str, float]:
+    """Text boxes found on `count` evaluation pages, matched with the float model's boxes at IoU 0.5 or more."""
+    expected, boxes = _det_reference(count, threads)
+    session = runtime.session(result, optimization=optimization, threads=threads)
+    maps = np.concatenate(list(_outputs(session, pages.pages("evaluation", count))))
+    found = [decode.boxes(page[0]) for page in maps]
+    matched = sum(scores.matched_boxes(a, b) for a, b in zip(boxes, found, strict=True))
+    references, results = sum(map(len, boxes)), sum(map(len, found))
+    return {
+        "f1": scores.f1(matched, references, results),
+        "precision": matched / results if results else 0.0,
+        "recall": matched / references if references else 0.0,
+        "probability_sqnr_db": scores.sqnr(expected, maps),
+        "float_boxes": references,
+    }
+
+
+@functools.lru_cache(maxsize=2)
+def _det_reference(count: int, threads: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    session = runtime.session(real.path("ppocr-det"), threads=threads)
+    maps = np.concatenate(list(_outputs(session, pages.pages("evaluation", count))))
+    return maps, [decode.boxes(page[0]) for page in maps]
+
+
 EVALUATE: dict[str, Callable[..., dict[str, float]]] = {
     "vit-s": vit_s,
+    "ppocr-rec": ppocr_rec,
+    "ppocr-det": ppocr_det,
 }
 
 
