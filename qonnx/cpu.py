@@ -6,35 +6,38 @@ import functools
 import pathlib
 import platform
 
+_X86 = ("x86_64", "amd64", "i686", "x86")
+
 
 @functools.cache
-def _entries() -> dict[str, str]:
-    """The first core's entries of /proc/cpuinfo; empty where the system has no such file."""
-    source = pathlib.Path("/proc/cpuinfo")
-    if not source.exists():
-        return {}
-    first = source.read_text().split("\n\n", 1)[0]
-    pairs = (line.split(":", 1) for line in first.splitlines() if ":" in line)
-    return {key.strip(): value.strip() for key, value in pairs}
-
-
 def flags() -> frozenset[str]:
-    """Instruction-set extensions as the system names them (`avx2`, `avx512_vnni`, `asimddp`, …); empty where unknown."""
-    return frozenset(_entries().get("flags", _entries().get("Features", "")).split())
-
-
-def name() -> str:
-    """The processor's name, or its architecture where the system does not tell."""
-    return _entries().get("model name") or platform.processor() or platform.machine()
+    """Feature flags of the first core, as Linux names them; empty where the system does not tell."""
+    return frozenset(_cpuinfo("flags", "Features").split())
 
 
 def is_x86() -> bool:
-    return platform.machine().lower() in ("x86_64", "amd64", "i686", "x86")
+    return platform.machine().lower() in _X86
 
 
 def has_vnni() -> bool:
-    """Whether 8-bit products are summed in 32 bits: VNNI or AMX on x86, always on ARM. Unknown counts as yes.
+    """Whether 8-bit products are summed in 32 bits (VNNI, or any ARM).
 
-    Without it u8 × s8 pairs are added in 16 bits on x86 and saturate; 7-bit weights avoid that.
+    Without it u8 × s8 pairs are added in 16 bits on x86 and saturate; 7-bit weights avoid that. Unknown counts as yes.
     """
-    return not is_x86() or not flags() or bool(flags() & {"avx512_vnni", "avx512vnni", "avx_vnni", "amx_int8"})
+    if not is_x86() or not flags():
+        return True
+    return bool({"avx512_vnni", "avx_vnni"} & flags())
+
+
+def name() -> str:
+    """The processor's name for people."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(*keys: str) -> str:
+    """The first line of /proc/cpuinfo that starts with one of `keys`; empty on systems that have no such file."""
+    source = pathlib.Path("/proc/cpuinfo")
+    if not source.exists():
+        return ""
+    found = (line.partition(":")[2].strip() for line in source.read_text().splitlines() if line.startswith(keys))
+    return next(found, "")

@@ -1,0 +1,15 @@
+"""The command line: one file a verb. Each has `HELP`, `arguments(parser)` and `run(options) -> exit code`.
+
+Verbs are imported when they are called, so that `qonnx --help` answers at once.
+"""
+
+# Every verb and what it does, in the order in which a user meets them.
+VERBS: dict[str, str] = {
+    "convert": "quantize a model, prove the result against the original, write it",
+    "check": "compare any two models of equal interface on data",
+    "inspect": "what is in a model, what can be quantized, sizes by layer",
+    "lint": "find what a runtime will not load or not run on integers",
+    "recipes": "list the recipes, or show one",
+    "targets": "list the runtimes, or show what one demands",
+    "doctor": "versions, providers, native library, conflicts",
+}

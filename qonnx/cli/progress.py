@@ -1,0 +1,55 @@
+"""Progress on stderr: silent for two seconds, then one line that says what is being done and how far it is."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+PATIENCE = 2.0  # seconds without a word
+
+
+class Ticker:
+    """Called with what is being done, how many samples of it are done, and how many there are if known."""
+
+    def __init__(self, console: Console, patience: float = PATIENCE):
+        self._begun = time.perf_counter()
+        self._patience = patience
+        self._task = None
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description:<16}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+
+    def __call__(self, what: str, done: int = 0, total: int | None = None) -> None:
+        if self._task is None:
+            if time.perf_counter() - self._begun < self._patience:
+                return
+            self._bars.start()
+            self._task = self._bars.add_task(what)
+        self._bars.update(self._task, description=what.replace("_", " "), completed=done, total=total)
+
+    def stop(self) -> None:
+        self._bars.stop()
+
+
+@contextlib.contextmanager
+def ticking(*, quiet: bool) -> Iterator[Ticker | None]:
+    """A Ticker on stderr for the length of the block; None when quiet or when stderr is not a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    ticker = Ticker(Console(stderr=True))
+    try:
+        yield ticker
+    finally:
+        ticker.stop()
