@@ -26,9 +26,7 @@ def library_path() -> str | None:
     chosen = os.environ.get("QONNX_OPS_LIBRARY")
     if chosen is not None:
         if chosen and not pathlib.Path(chosen).exists():
-            raise QonnxError(
-                f"QONNX_OPS_LIBRARY='{chosen}' does not exist; correct it, or unset it to use the installed one"
-            )
+            raise QonnxError(f"QONNX_OPS_LIBRARY='{chosen}' does not exist; correct it or unset it")
         return chosen or None
     candidates = [pathlib.Path(folder) / "lib" / _FILE for folder in __path__]
     try:
