@@ -7,8 +7,8 @@ The native histogram has `bins` counts (a power of two) over [−range, range); 
 −range + b·w ≤ x < −range + (b+1)·w with w = 2·range/bins. `range` is a power of two that doubles when a larger number
 comes, merging neighbouring bins in pairs around zero. So counts are exact and do not depend on the order of the data,
 and zero is always the edge between bins/2 − 1 and bins/2. With twice `qonnx.histogram.BINS` bins it is never coarser
-than the Histogram of qonnx.histogram, and `read` returns exactly that one. Non-finite numbers are left out of everything
-but `non_finite`; in the Gram matrix they count as zero.
+than the Histogram of qonnx.histogram, and `read` returns exactly that one. Non-finite numbers are left out of
+everything but `non_finite`; in the Gram matrix they count as zero.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Observed:
         calls: number of times the node ran. rows: vectors of channels seen (elements, without an axis).
         count, non_finite: finite numbers, and the others.
         minimum, maximum, total: of the finite numbers; +inf, −inf, 0 when there were none.
-        channel_minimum, channel_maximum: float32 [C]; channel_total: float64 [C]; channel_count: int64 [C]. None without
-            an axis, and when the number of channels varied.
+        channel_minimum, channel_maximum: float32 [C]; channel_total: float64 [C]; channel_count: int64 [C].
+            None without an axis, and when the number of channels varied.
         histogram: of all finite numbers, or None.
         gram: float64 [C, C], Σ x xᵀ over rows, or None.
     """
