@@ -7,12 +7,20 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from qonnx.custom_ops import library_path
 from qonnx.errors import QonnxError
 
 try:
     import onnxruntime as ort
 except ImportError as error:  # pragma: no cover - exercised by an install without extras
     raise QonnxError("ONNX Runtime is missing; install it with: pip install 'qonnx-toolkit[cpu]' (or [gpu])") from error
+
+_STATE = ort.capi.onnxruntime_pybind11_state
+# What ONNX Runtime raises: it has a class per status code, derived from nothing in common.
+RUN_ERRORS = tuple(
+    getattr(_STATE, name)
+    for name in ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented", "RuntimeException", "EPFail")
+)
 
 LEVELS = {
     "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -41,7 +49,8 @@ def session(
     options.log_severity_level = 3
     if threads:
         options.intra_op_num_threads = threads
-    for library in libraries:
+    native = library_path()
+    for library in dict.fromkeys([*libraries, *([native] if native else [])]):  # a domain registered twice is refused
         options.register_custom_ops_library(library)
     if isinstance(model, ir.Model):
         model = ir.to_proto(model).SerializeToString()
