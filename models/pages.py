@@ -41,7 +41,7 @@ def scene(split: str, generator: np.random.Generator) -> Image.Image:
     taken = np.zeros((HEIGHT, WIDTH), bool)
     for _ in range(int(generator.integers(3, 11))):
         _place(image, taken, split, generator)
-    return text_lines.worn(image, generator)
+    return text_lines.worn(image, 0.8, generator)
 
 
 def _place(image: Image.Image, taken: np.ndarray, split: str, generator: np.random.Generator) -> None:

@@ -121,7 +121,7 @@ def draw(text: str, face: ImageFont.FreeTypeFont, split: str, generator: np.rand
     image = background(size, not dark, split, generator)
     ink = tuple(int(c) for c in (generator.integers(0, 130, 3) if dark else generator.integers(150, 256, 3)))
     ImageDraw.Draw(image).text((margin[0] - left, margin[1] - top), text, font=face, fill=ink)
-    return worn(bent(image, generator), generator)
+    return worn(bent(image, generator), 0.03 * image.height, generator)
 
 
 def background(size: tuple[int, int], dark: bool, split: str, generator: np.random.Generator) -> Image.Image:
@@ -150,9 +150,9 @@ def bent(image: Image.Image, generator: np.random.Generator) -> Image.Image:
     return image.transform(image.size, Image.Transform.QUAD, corners.ravel().tolist(), Image.Resampling.BICUBIC)
 
 
-def worn(image: Image.Image, generator: np.random.Generator) -> Image.Image:
-    """Blur, sensor noise and JPEG compression as phones leave them."""
-    image = image.filter(ImageFilter.GaussianBlur(generator.uniform(0, 0.03 * image.height)))
+def worn(image: Image.Image, blur: float, generator: np.random.Generator) -> Image.Image:
+    """Blur of up to `blur` pixels, sensor noise and JPEG compression as phones leave them."""
+    image = image.filter(ImageFilter.GaussianBlur(generator.uniform(0, blur)))
     pixels = np.asarray(image, np.float64) + generator.normal(
         0, generator.uniform(0, 10), (image.height, image.width, 3)
     )
