@@ -1,7 +1,48 @@
 """PASSES: every pass by name, in the order in which recipes use them."""
 
 from qonnx.passes.base import Change, Pass, PassResult
+from qonnx.passes.convert_opset import ConvertOpset
+from qonnx.passes.fold_affine import FoldAffine
+from qonnx.passes.fold_constants import FoldConstants
+from qonnx.passes.fold_norms import FoldNorms
+from qonnx.passes.fuse_norms import FuseLayerNorm, FuseRmsNorm
+from qonnx.passes.infer_shapes import InferShapes
+from qonnx.passes.inline_functions import InlineFunctions
+from qonnx.passes.lift_constants import LiftConstants
+from qonnx.passes.recognise_activations import RecogniseActivations
+from qonnx.passes.remove_dead import RemoveDead
+from qonnx.passes.remove_identities import RemoveIdentities
 
-PASSES: dict[str, type[Pass]] = {}
+PASSES: dict[str, type[Pass]] = {
+    "inline_functions": InlineFunctions,
+    "lift_constants": LiftConstants,
+    "convert_opset": ConvertOpset,
+    "infer_shapes": InferShapes,
+    "fold_constants": FoldConstants,
+    "remove_identities": RemoveIdentities,
+    "fuse_layer_norm": FuseLayerNorm,
+    "fuse_rms_norm": FuseRmsNorm,
+    "recognise_activations": RecogniseActivations,
+    "fold_norms": FoldNorms,
+    "fold_affine": FoldAffine,
+    "remove_dead": RemoveDead,
+}
 
-__all__ = ["PASSES", "Change", "Pass", "PassResult"]
+# The passes that bring a model into one canonical spelling, in order: activations before fold_affine, which would
+# otherwise take the "+ 3" of a hard-swish for a bias.
+SPELLING: tuple[str, ...] = (
+    "inline_functions",
+    "lift_constants",
+    "convert_opset",
+    "infer_shapes",
+    "fold_constants",
+    "remove_identities",
+    "fuse_layer_norm",
+    "fuse_rms_norm",
+    "recognise_activations",
+    "fold_norms",
+    "fold_affine",
+    "remove_dead",
+)
+
+__all__ = ["PASSES", "SPELLING", "Change", "Pass", "PassResult"]

@@ -19,7 +19,16 @@ _STATE = ort.capi.onnxruntime_pybind11_state
 # What ONNX Runtime raises: it has a class per status code, derived from nothing in common.
 RUN_ERRORS = tuple(
     getattr(_STATE, name)
-    for name in ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented", "RuntimeException", "EPFail")
+    for name in (
+        "Fail",
+        "InvalidArgument",
+        "InvalidGraph",
+        "InvalidProtobuf",
+        "NoSuchFile",
+        "NotImplemented",
+        "RuntimeException",
+        "EPFail",
+    )
 )
 
 LEVELS = {
