@@ -73,7 +73,8 @@ class QuantizerError:
     """One activation quantizer of the result applied to the reference's tensor.
 
     low, high: the values that its codes can mean. minimum, maximum: what the tensor really spans on the data.
-    clipped: share of elements outside [low, high]. histogram: counts in equal bins from `minimum` to `maximum`.
+    clipped: share of elements outside [low, high]. histogram: counts in equal bins over [low, high] and a quarter of
+    that span on either side (`quantizers.histogram_range`), the outermost bins with everything beyond.
     """
 
     tensor: str

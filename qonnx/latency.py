@@ -1,7 +1,7 @@
 """Latency of two models, timed in turns on one sample.
 
-On a busy or throttling machine two separate measurements differ by more than the models do. Turns share the weather: each
-round times both models, in alternating order, and the figure that counts is the median of the rounds' ratios.
+On a busy or throttling machine two separate measurements differ by more than the models do. Turns share the weather:
+each round times both models, in alternating order, and the figure that counts is the median of the rounds' ratios.
 """
 
 from __future__ import annotations

@@ -57,6 +57,29 @@ def quantized_type(dequantize: ir.Node | None) -> str:
     if kind is None:
         zero_point = dequantize.inputs[2] if len(dequantize.inputs) > 2 else None
         kind = zero_point.dtype if zero_point is not None else ir.DataType.UINT8  # the default of QuantizeLinear
-    if kind.is_integer():
-        return f"{'s' if kind.is_signed() else 'u'}{kind.bitwidth}"
-    return kind.name.lower()
+    return integer_name(kind)
+
+
+def integer_name(kind: ir.DataType) -> str:
+    """ "u8", "s4", … as the tables of number types call them; other types by their ONNX name."""
+    return f"{'s' if kind.is_signed() else 'u'}{kind.bitwidth}" if kind.is_integer() else kind.name.lower()
+
+
+_BASES = {
+    "QLinearConv": "Conv",
+    "ConvInteger": "Conv",
+    "FusedConv": "Conv",
+    "NhwcFusedConv": "Conv",
+    "QGemm": "Gemm",
+    "FusedGemm": "Gemm",
+    "MatMulPackedWeight": "MatMul",
+}
+
+
+def base_operator(operator: str) -> str:
+    """The float operator that `operator` stands for: QLinearConv is a Conv, MatMulNBits a MatMul, QLinearAdd an Add."""
+    if operator in _BASES:
+        return _BASES[operator]
+    if "MatMul" in operator:
+        return "MatMul"
+    return operator.removeprefix("QLinear")

@@ -1,7 +1,7 @@
 """Copies of a model with other outputs: to read any tensor, to learn its shape, to feed a part with foreign inputs.
 
-The copies share their weights with the original. Only the main graph can be tapped: tensors inside control-flow bodies and
-functions have no name that a session could ask for.
+The copies share their weights with the original. Only the main graph can be tapped: tensors inside control-flow bodies
+and functions have no name that a session could ask for.
 """
 
 from __future__ import annotations

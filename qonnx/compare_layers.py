@@ -1,0 +1,198 @@
+"""Error by layer: accumulated (each model's own run) and isolated (each quantized layer fed with the float tensors).
+
+Layers are the products and convolutions of the float model, and whatever lies between them if it is quantized. Both
+models run unoptimised, so that the file is judged and not what a runtime makes of it. Tensors are taken in groups of at
+most GROUP_BYTES, so memory is bounded for any model; each group costs one more run of both models on each sample.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from qonnx.comparison import LayerError, QuantizerError
+from qonnx.correspond import Match, correspond
+from qonnx.differences import Difference
+from qonnx.footprint import layer_bytes
+from qonnx.forced import decoded_copy, forced
+from qonnx.multiply_adds import multiply_adds
+from qonnx.operators import ELIGIBLE, INTEGER_OPERATORS, WEIGHT_ONLY_OPERATORS, dequantized, quantized_type
+from qonnx.probes import shapes, tapped, values
+from qonnx.quantizers import QuantizerTrial, grids
+from qonnx.runtime import session
+
+GROUP_BYTES = 256 << 20
+_FLOATS = {
+    "tensor(float)": ir.DataType.FLOAT,
+    "tensor(float16)": ir.DataType.FLOAT16,
+    "tensor(double)": ir.DataType.DOUBLE,
+}
+Feed = Mapping[str, np.ndarray]
+
+
+def compare_layers(
+    reference: ir.Model,
+    result: ir.Model,
+    feeds: Sequence[tuple[Feed, Feed]],
+    *,
+    threads: int | None = None,
+    libraries: Sequence[str] = (),
+    progress: Callable[[Iterable, str], Iterable] = lambda items, title: items,
+) -> tuple[tuple[LayerError, ...], tuple[QuantizerError, ...]]:
+    """Layers in the order of the float model, and the activation quantizers, worst first.
+
+    `feeds`: for each sample what the reference and what the result is fed with.
+    """
+    settings = {"optimization": "none", "threads": threads, "libraries": libraries}
+    measured = shapes(reference, feeds[0][0], threads, libraries), shapes(result, feeds[0][1], threads, libraries)
+    tensors = [name for name in _tensors(reference.graph) if name in measured[0]]
+    matches = correspond(reference.graph, result.graph, tensors, measured)
+    types = _float_types(reference, result, matches, settings)
+    matches = {name: match for name, match in matches.items() if name in types}
+    bench = _Bench(reference, result, matches, types, settings, {}, _trials(matches, grids(result.graph)))
+    for group in progress(list(_groups(matches, measured[0])), "Comparing layers"):
+        bench.run(group, feeds)
+    verdicts = sorted((t.verdict() for t in bench.trials.values()), key=lambda v: (v.figures.sqnr_db, v.tensor))
+    return _layers(bench, tensors, measured[0]), tuple(v for v in verdicts if v.figures.count)
+
+
+def _tensors(graph: ir.Graph) -> list[str]:
+    """Names of the tensors at which layers begin and end, in graph order: what compute nodes read and write."""
+    known = values(graph)
+    wanted = {value.name for value in (*graph.inputs, *graph.outputs)}
+    for node in graph:
+        if node.op_type in ELIGIBLE:
+            wanted.update(value.name for value in (*node.inputs, *node.outputs) if value is not None and value.name)
+    return [
+        name
+        for name, value in known.items()
+        if name in wanted and value.const_value is None and ir.convenience.get_const_tensor(value) is None
+    ]
+
+
+def _trials(matches: Mapping[str, Match], quantizers: Mapping) -> dict[str, QuantizerTrial]:
+    return {
+        name: QuantizerTrial(name, quantizers[match.value])
+        for name, match in matches.items()
+        if match.value in quantizers
+    }
+
+
+def _groups(matches: Mapping[str, Match], measured: Mapping[str, tuple[int, ...]]) -> Iterable[list[str]]:
+    """Tensors in groups whose float copies (reference, result, forced) stay below GROUP_BYTES."""
+    group, size = [], 0
+    for name in matches:
+        need = 3 * 4 * math.prod(measured[name])
+        if group and size + need > GROUP_BYTES:
+            yield group
+            group, size = [], 0
+        group.append(name)
+        size += need
+    if group:
+        yield group
+
+
+@dataclasses.dataclass
+class _Bench:
+    """The two models on trial and what has been measured so far, by the reference's tensor name."""
+
+    reference: ir.Model
+    result: ir.Model
+    matches: dict[str, Match]
+    types: dict[str, ir.DataType]  # of the counterparts
+    settings: dict
+    errors: dict[str, tuple[Difference, Difference]]  # accumulated, isolated
+    trials: dict[str, QuantizerTrial]
+
+    def run(self, group: Sequence[str], feeds: Sequence[tuple[Feed, Feed]]) -> None:
+        """Add the errors of the tensors in `group` over all samples."""
+        own_copy, taps = decoded_copy(self.result, [self.matches[name] for name in group])
+        own = session(own_copy, **self.settings)
+        fed_copy, inputs, outputs = forced(self.result, self.matches, self.types, group)
+        fed = session(fed_copy, **self.settings)
+        read = list(dict.fromkeys([*group, *inputs]))
+        right_run = session(tapped(self.reference, read), **self.settings)
+        plain = {value.name for value in fed.get_inputs()} - set(inputs.values())
+        for first, second in feeds:
+            right = dict(zip(read, right_run.run(read, dict(first)), strict=True))
+            found = own.run(taps, dict(second))
+            feed = {name: array for name, array in second.items() if name in plain}
+            feed |= {new: right[name].astype(self.types[name].numpy(), copy=False) for name, new in inputs.items()}
+            for name, accumulated, isolated in zip(group, found, fed.run(outputs, feed), strict=True):
+                self._add(name, right[name], accumulated, isolated)
+
+    def _add(self, name: str, right: np.ndarray, accumulated: np.ndarray, isolated: np.ndarray) -> None:
+        pair = self.errors.setdefault(name, (Difference(), Difference()))
+        for difference, array in zip(pair, (accumulated, isolated), strict=True):
+            if array.shape == right.shape:  # shapes of a later sample may depend on values
+                difference.add(right, array)
+        if name in self.trials:
+            self.trials[name].add(right)
+
+
+def _float_types(reference: ir.Model, result: ir.Model, matches: Mapping[str, Match], settings: dict) -> dict:
+    """Element type of each counterpart, where both tensors are floats: opened sessions know, files often do not."""
+    names = list(matches)
+    copy, _ = decoded_copy(result, [matches[name] for name in names])
+    right = {value.name: value.type for value in session(tapped(reference, names), **settings).get_outputs()}
+    found = [value.type for value in session(copy, **settings).get_outputs()]
+    return {
+        name: _FLOATS[kind]
+        for name, kind in zip(names, found, strict=True)
+        if kind in _FLOATS and right[name] in _FLOATS
+    }
+
+
+def _layers(bench: _Bench, tensors: Sequence[str], measured: Mapping[str, tuple[int, ...]]) -> tuple[LayerError, ...]:
+    """A row for each compute node of the reference, and for each other stretch that has an error of its own."""
+    known, counterparts = values(bench.reference.graph), values(bench.result.graph)
+    rows = []
+    for name in tensors:
+        node = known[name].producer()
+        if node is None or (node.op_type == "Gather" and name not in bench.errors):
+            continue
+        match = bench.matches.get(name)
+        accumulated, isolated = (d.figures for d in bench.errors[name]) if name in bench.errors else (None, None)
+        compute = node.op_type in ELIGIBLE
+        if not compute and (isolated is None or isolated.sqnr_db == math.inf):
+            continue
+        other = _maker(counterparts[match.value]) if match else None
+        rows.append(
+            LayerError(
+                node=node.name or name,
+                operator=node.op_type,
+                tensor=name,
+                shape="×".join(str(size) for size in measured[name]),
+                matched=match.how if match else "",
+                accumulated=accumulated,
+                isolated=isolated,
+                bytes_reference=layer_bytes(node),
+                bytes_result=layer_bytes(other) if other is not None else 0,
+                macs=multiply_adds(node, measured),
+                numbers=_numbers(other) if other is not None else "",
+                note="" if match else "no tensor of this name, producer or shape in the result",
+            )
+        )
+    return tuple(rows)
+
+
+def _maker(value: ir.Value) -> ir.Node | None:
+    """The node that computes `value`, looking behind a Q/DQ pair at its end."""
+    node = value.producer()
+    while node is not None and node.op_type in ("DequantizeLinear", "QuantizeLinear"):
+        node = node.inputs[0].producer()
+    return node
+
+
+def _numbers(node: ir.Node) -> str:
+    """Number types that `node` reads: "u8 × s8", "float × s4"; "" if only floats."""
+    if node.op_type.startswith("QLinear") or node.op_type in INTEGER_OPERATORS:
+        return "integer"
+    if node.op_type in WEIGHT_ONLY_OPERATORS:
+        return f"float × u{node.attributes.get_int('bits', 4)}"
+    types = [quantized_type(dequantized(value)) for value in node.inputs[:2]]
+    return " × ".join(kind or "float" for kind in types) if any(types) else ""

@@ -1,0 +1,152 @@
+"""Which tensor of one model is which tensor of the other: by name, then producer, then shape and order.
+
+Tools that quantize keep most names, rename some, and fuse others away. A wrong pair would blame an innocent layer, so
+each step asks for equal shapes, and the last one for equal counts: a guess is worse than a gap.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+import onnx_ir as ir
+
+from qonnx.operators import base_operator
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+# Integer operators whose output is codes: where they keep the scale and zero point of that output.
+OUTPUT_SCALE = {
+    "QuantizeLinear": (1, 2),
+    "QLinearConv": (6, 7),
+    "QLinearMatMul": (6, 7),
+    "QLinearAdd": (6, 7),
+    "QLinearMul": (6, 7),
+    "QGemm": (7, 8),
+    "QLinearSigmoid": (3, 4),
+    "QLinearLeakyRelu": (3, 4),
+    "QLinearSoftmax": (3, 4),
+    "QLinearGlobalAveragePool": (3, 4),
+    "QLinearAveragePool": (3, 4),
+    "QLinearConcat": (0, 1),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """The counterpart of a tensor: a value of the result, and how it was found. If `codes`, the value is integers."""
+
+    value: str
+    how: str  # "name", "producer" or "order"
+    codes: bool = False
+
+
+def correspond(
+    reference: ir.Graph, result: ir.Graph, tensors: Iterable[str], shapes: tuple[Shapes, Shapes]
+) -> dict[str, Match]:
+    """A Match for each of `tensors` (names of values in `reference`) that has a counterpart in `result`."""
+    candidates = _Candidates(result, shapes[1])
+    producers = {value.name: node for node in reference for value in node.outputs}
+    found: dict[str, Match] = {}
+    left = []
+    for name in tensors:
+        shape = shapes[0].get(name)
+        match = candidates.by_name(name, shape) or candidates.by_producer(producers.get(name), name, shape)
+        if match:
+            found[name] = match
+        else:
+            left.append(name)
+    found.update(_by_order(left, producers, candidates, shapes, {match.value for match in found.values()}))
+    return found
+
+
+class _Candidates:
+    """Values of the result, looked up in several ways."""
+
+    def __init__(self, graph: ir.Graph, shapes: Shapes) -> None:
+        self.shapes = shapes
+        self.values = {value.name: value for value in graph.inputs}
+        self.nodes: dict[str, ir.Node] = {}
+        self.by_weight: dict[str, list[ir.Node]] = defaultdict(list)
+        self.order: list[ir.Node] = []
+        for node in graph:
+            self.values.update((value.name, value) for value in node.outputs if value.name)
+            self.nodes[node.name or ""] = node
+            self.order.append(node)
+            for weight in weight_names(node):
+                self.by_weight[_stem(weight)].append(node)
+
+    def by_name(self, name: str, shape: tuple[int, ...] | None) -> Match | None:
+        value = self.values.get(name)
+        if value is not None and self.shapes.get(name) == shape and not is_codes(value):
+            return Match(name, "name")
+        return None
+
+    def by_producer(self, node: ir.Node | None, name: str, shape: tuple[int, ...] | None) -> Match | None:
+        """A node of the same kind with the same name (`_quant` and the like appended), or reading the same weight."""
+        if node is None or node.outputs[0].name != name:
+            return None
+        kind = base_operator(node.op_type)
+        names = [f"{node.name}{suffix}" for suffix in ("", "_quant", "_Q4", "_Q8", "_Q2", "_DQ")] if node.name else []
+        nodes = [self.nodes[n] for n in names if n in self.nodes]
+        for weight in weight_names(node):
+            same = [n for n in self.by_weight.get(_stem(weight), []) if base_operator(n.op_type) == kind]
+            nodes += same if len(same) == 1 else []
+        for candidate in nodes:
+            output = candidate.outputs[0]
+            if base_operator(candidate.op_type) == kind and self.shapes.get(output.name) == shape:
+                return self.match(output, "producer")
+        return None
+
+    def match(self, value: ir.Value, how: str) -> Match | None:
+        """`value`, or the float tensor that its codes become."""
+        if not is_codes(value):
+            return Match(value.name, how)
+        for use in value.uses():
+            if use.node.op_type == "DequantizeLinear" and use.idx == 0:
+                return Match(use.node.outputs[0].name, how)
+        return Match(value.name, how, codes=True)
+
+
+def _by_order(left: list[str], producers: Mapping, candidates: _Candidates, shapes: tuple, taken: set) -> dict:
+    """Pairs the n-th unmatched tensor of a kind and shape with the n-th of the result, where both have as many."""
+    wanted, offered = defaultdict(list), defaultdict(list)
+    for name in left:
+        if (node := producers.get(name)) is not None and node.outputs[0].name == name:
+            wanted[base_operator(node.op_type), shapes[0].get(name)].append(name)
+    for node in candidates.order:
+        value = node.outputs[0] if node.outputs else None
+        match = candidates.match(value, "order") if value is not None and value.name else None
+        if match and match.value not in taken and value.name not in taken:
+            offered[base_operator(node.op_type), shapes[1].get(value.name)].append(match)
+    return {
+        name: match
+        for key, names in wanted.items()
+        if key[1] is not None and len(names) == len(offered[key])
+        for name, match in zip(names, offered[key], strict=True)
+    }
+
+
+def is_codes(value: ir.Value) -> bool:
+    """Whether the value holds quantized codes: made by a quantizing or integer operator."""
+    node = value.producer()
+    return node is not None and node.op_type in OUTPUT_SCALE
+
+
+def weight_names(node: ir.Node) -> list[str]:
+    """Names of the constant matrices and kernels that a node reads, looking through DequantizeLinear."""
+    found = []
+    for value in node.inputs:
+        if value is not None and (maker := value.producer()) is not None and maker.op_type == "DequantizeLinear":
+            value = maker.inputs[0]
+        if value is not None and value.const_value is not None and len(value.const_value.shape) > 1 and value.name:
+            found.append(value.name)
+    return found
+
+
+def _stem(name: str) -> str:
+    """A weight's name without what quantizing tools append to it."""
+    for suffix in ("_quantized", "_Q4", "_Q8", "_Q2", "_DQ_Q4", "_DQ_Q8", "_q", "_codes"):
+        name = name.removesuffix(suffix)
+    return name
