@@ -1,0 +1,237 @@
+"""Ranges: which interval [low, high] of an activation its integer grid covers.
+
+    min-max     everything that was seen
+    percentile  the central share of all values
+    mse         least squared error, of the tensor or of the activation that follows it
+    entropy     least Kullback-Leibler divergence of the distributions (Migacz, "8-bit inference with TensorRT", 2017)
+
+All methods work on histograms, need no second look at the data, and return a range that includes 0. When an activation
+follows, what it flattens is cut off first: that changes nothing behind it and often halves the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from qonnx.activations import activation
+from qonnx.errors import QonnxError
+from qonnx.formats import IntFormat
+from qonnx.histogram import Histogram
+from qonnx.stats import Stats
+
+METHODS = ("min-max", "percentile", "mse", "entropy")
+CANDIDATES = 48  # for each end of the range, in the coarse and in the fine search
+Function = Callable[[np.ndarray], np.ndarray]
+
+
+def choose_range(
+    stats: Stats,
+    format: IntFormat,
+    method: str = "min-max",
+    *,
+    percentile: float = 99.99,
+    after: str | None = None,
+    headroom: float = 1.0,
+) -> tuple[float, float]:
+    """The range [low, high] ∋ 0 that `format` should cover.
+
+    percentile: share of the values that stay inside, in percent. after: the activation that all consumers apply (a name
+    of qonnx.activations). headroom: the range is widened by this factor, for values that calibration has not seen.
+    Raises QonnxError for an unknown method, for one that needs a histogram where there is none, and for a tensor
+    without any finite value.
+    """
+    if not stats.minimum <= stats.maximum:
+        raise QonnxError("a tensor without a single finite value has no range; leave its node in float")
+    function, (flat_low, flat_high) = activation(after) if after else (None, (-np.inf, np.inf))
+    low, high = _within(stats.minimum, stats.maximum, flat_low, flat_high)
+    method = "min-max" if method == "minmax" else method
+    if method != "min-max":
+        if method not in METHODS:
+            raise QonnxError(f"unknown calibration method '{method}'; known are {', '.join(METHODS)}")
+        if stats.histogram is None:
+            raise QonnxError(f"method '{method}' needs histograms; set histogram = true in [options.observe]")
+        if low == high:
+            return low, high
+        if method == "percentile":
+            low, high = _within(*_percentile(stats.histogram, format, percentile, low, high), flat_low, flat_high)
+        elif method == "mse":
+            low, high = _mse(stats, format, low, high, function)
+        else:
+            low, high = _entropy(stats.histogram, format, low, high)
+    low, high = _within(low * headroom, high * headroom, flat_low, flat_high)
+    return float(low), float(high)
+
+
+def _within(low: float, high: float, flat_low: float, flat_high: float) -> tuple[float, float]:
+    """[low, high] without what the following activation flattens, and with 0."""
+    return min(max(low, flat_low), flat_high, 0.0), max(min(high, flat_high), flat_low, 0.0)
+
+
+def _percentile(h: Histogram, format: IntFormat, percentile: float, low: float, high: float) -> tuple[float, float]:
+    """Asymmetric grids cut the same share off both ends, symmetric ones cut by absolute value."""
+    if not 0 < percentile <= 100:
+        raise QonnxError(f"percentile {percentile:g} must lie above 0 and up to 100")
+    share = percentile / 100
+    if format.symmetric:
+        edges = np.abs(h.edges)
+        inner, outer = np.minimum(edges[:-1], edges[1:]), np.maximum(edges[:-1], edges[1:])
+        order = np.argsort(outer, kind="stable")
+        reach = _quantile(h.counts[order], inner[order], outer[order], share)
+        return max(-reach, low), min(reach, high)
+    cut = (1 - share) / 2
+    left, right = h.edges[:-1], h.edges[1:]
+    return (
+        max(_quantile(h.counts, left, right, cut), low),
+        min(_quantile(h.counts, left, right, 1 - cut), high),
+    )
+
+
+def _quantile(counts: np.ndarray, left: np.ndarray, right: np.ndarray, share: float) -> float:
+    """The value below which `share` of the counts lie; values are taken as spread evenly over their bin."""
+    before = np.cumsum(counts) - counts
+    wanted = share * counts.sum()
+    k = min(int(np.searchsorted(before + counts, wanted)), counts.size - 1)
+    inside = (wanted - before[k]) / counts[k] if counts[k] else 0.0
+    return float(left[k] + (right[k] - left[k]) * min(max(inside, 0.0), 1.0))
+
+
+def _mse(stats: Stats, format: IntFormat, low: float, high: float, function: Function | None) -> tuple[float, float]:
+    """Least squared error behind `function` (identity if None).
+
+    First over a grid of both ends by a model of the error, cheap through running sums over the bins: values inside have
+    rounding noise s²/12 times the squared slope, values outside are moved to the end. Then around the best by the true
+    error of the grid at the bins' centres, which knows of zero points and of coarse steps.
+    """
+    h = stats.histogram
+    keep = h.counts > 0
+    x, weight = np.clip(h.centers[keep], stats.minimum, stats.maximum), h.counts[keep].astype(np.float64)
+    f = function or (lambda values: values)
+    y = f(x)
+    slope = (f(x + h.width / 2) - f(x - h.width / 2)) / h.width
+    sums = [np.concatenate([[0.0], np.cumsum(weight * term)]) for term in (np.ones_like(x), y, y * y, slope * slope)]
+
+    def clipped(ends: np.ndarray, upto: np.ndarray, above: bool) -> np.ndarray:
+        """Squared error of the values beyond `ends`: Σ c(y − f(end))²."""
+        n, s1, s2 = ((s[-1] - s[upto]) if above else s[upto] for s in sums[:3])
+        at = f(ends)
+        return np.maximum(s2 - 2 * at * s1 + at * at * n, 0.0)
+
+    def model(lows: np.ndarray, highs: np.ndarray) -> np.ndarray:
+        """Error [lows, highs] by the model."""
+        first, last = np.searchsorted(x, lows), np.searchsorted(x, highs)
+        step = (highs[None] - lows[:, None]) / (format.maximum - format.minimum)
+        inside = np.maximum(sums[3][last][None] - sums[3][first][:, None], 0.0)
+        return clipped(lows, first, False)[:, None] + clipped(highs, last, True)[None] + step**2 / 12 * inside
+
+    def exact(lows: np.ndarray, highs: np.ndarray) -> np.ndarray:
+        """Error [candidates] of the real grid."""
+        scale, zero_point = format.scale_and_zero_point(lows, highs)
+        codes = np.rint(x / scale[:, None].astype(np.float64))
+        np.clip(codes, (format.minimum - zero_point)[:, None], (format.maximum - zero_point)[:, None], out=codes)
+        error = f(codes * scale[:, None]) - y
+        return (error * error) @ weight
+
+    if format.symmetric:
+        reach = np.linspace(0, 1, CANDIDATES * 2 + 1)[1:] * max(-low, high)
+        costs = np.concatenate([np.diagonal(model(-part, part)) for part in np.split(reach, 2)])
+        best = reach[np.argmin(costs)]
+        for spread in (0.2, 0.05, 0.0125):
+            tried = np.minimum(best * np.linspace(1 - spread, 1 + spread, 9), max(-low, high))
+            best = tried[np.argmin(exact(-tried, tried))]
+        return -float(best), float(best)
+    shares = np.linspace(0, 1, CANDIDATES)
+    best_low, best_high = _argmin(model, low * shares, high * shares)
+    near = np.linspace(-1, 1, CANDIDATES) / (CANDIDATES - 1)
+    best_low, best_high = _argmin(
+        model, np.clip(best_low + low * near, low, 0), np.clip(best_high + high * near, 0, high)
+    )
+    tried_low, tried_high = np.array([low, best_low]), np.array([high, best_high])
+    for spread in (0.2, 0.05, 0.0125):
+        factors = np.linspace(1 - spread, 1 + spread, 5)
+        lows, highs = np.meshgrid(np.maximum(best_low * factors, low), np.minimum(best_high * factors, high))
+        tried_low = np.concatenate([lows.ravel(), tried_low[-2:]])
+        tried_high = np.concatenate([highs.ravel(), tried_high[-2:]])
+        k = np.argmin(exact(tried_low, tried_high))
+        best_low, best_high = tried_low[k], tried_high[k]
+    return float(best_low), float(best_high)
+
+
+def _argmin(cost: Callable, lows: np.ndarray, highs: np.ndarray) -> tuple[float, float]:
+    i, j = np.unravel_index(np.argmin(cost(lows, highs)), (lows.size, highs.size))
+    return lows[i], highs[j]
+
+
+def _entropy(h: Histogram, format: IntFormat, low: float, high: float) -> tuple[float, float]:
+    """Least divergence of the histogram from what the codes keep of it; one end is searched, then the other.
+
+    P: the histogram with everything outside the range added to its end bins. Q: the bins inside, merged into as many
+    groups as there are codes, each group spread evenly over its occupied bins. Symmetric grids look at absolute values.
+    """
+    levels = format.maximum - format.minimum + 1
+    h = _without_spike(h)
+    if format.symmetric:
+        counts = _absolute(h)
+        stop = _search_end(counts, max(levels // 2, 1))
+        reach = stop * h.width
+        return max(-reach, low), min(reach, high)
+    zero = -h.first  # bins below 0
+    if high <= 0 or low >= 0:
+        counts = h.counts[::-1] if high <= 0 else h.counts
+        reach = _search_end(counts, levels) * h.width
+        return (max(-reach, low), 0.0) if high <= 0 else (0.0, min(reach, high))
+    stop = _search_end(h.counts, levels, least=zero + 1)
+    start = h.counts[:stop].size - _search_end(h.counts[:stop][::-1], levels, least=stop - zero + 1)
+    edges = h.edges
+    return max(float(edges[start]), low), min(float(edges[stop]), high)
+
+
+def _without_spike(h: Histogram) -> Histogram:
+    """Zeros are coded exactly whatever the range, so the many of a Relu must not decide: level with the neighbours."""
+    zero = -h.first
+    counts = h.counts.copy()
+    around = counts[max(zero - 1, 0) : zero + 2]
+    counts[zero] = min(counts[zero], np.delete(around, min(zero, 1)).max(initial=1))
+    return Histogram(h.exponent, h.first, counts)
+
+
+def _absolute(h: Histogram) -> np.ndarray:
+    """Counts by absolute value, in bins of the same width."""
+    zero = -h.first
+    negative, positive = h.counts[:zero][::-1], h.counts[zero:]
+    counts = np.zeros(max(negative.size, positive.size), np.int64)
+    counts[: negative.size] += negative
+    counts[: positive.size] += positive
+    return counts
+
+
+def _search_end(counts: np.ndarray, levels: int, least: int = 1) -> int:
+    """Where to end the range of bins [0, end) for the least divergence; at least `levels` bins, coarse then fine."""
+    least = max(least, levels)
+    if counts.size <= least:
+        return counts.size
+    stride = max(1, (counts.size - least) // CANDIDATES)
+    coarse = np.unique(np.append(np.arange(least, counts.size, stride), counts.size))
+    best = min(coarse, key=lambda end: _divergence(counts, end, levels))
+    fine = np.arange(max(best - stride, least), min(best + stride, counts.size) + 1, max(1, stride // 8))
+    return int(min([best, *fine], key=lambda end: _divergence(counts, end, levels)))
+
+
+def _divergence(counts: np.ndarray, end: int, levels: int) -> float:
+    """KL(P ‖ Q) for the range of the first `end` bins."""
+    inside = counts[:end].astype(np.float64)
+    p = inside.copy()
+    p[-1] += counts[end:].sum()
+    group = np.arange(end) * levels // end
+    occupied = inside > 0
+    mass = np.bincount(group, inside, levels)
+    members = np.bincount(group, occupied, levels)
+    q = np.where(occupied, (mass / np.maximum(members, 1))[group], 0.0)
+    total = q.sum()
+    if total == 0:
+        return np.inf
+    p, q = p / p.sum(), q / total
+    smallest = 1e-4 / end  # where outliers meet an empty end bin
+    seen = p > 0
+    return float(np.sum(p[seen] * np.log(p[seen] / np.maximum(q[seen], smallest))))
