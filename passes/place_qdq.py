@@ -3,7 +3,8 @@
 1. Weights: an initializer of codes and a DequantizeLinear over it; a shared weight is stored once.
 2. A planned output gets one Q/DQ pair that all its readers see, so that the runtime can fuse the unit; a graph output
    keeps its name and type behind the pair.
-3. Other activations get one pair, read only by the planned nodes: float readers (residual branches) keep the float value.
+3. Other activations get one pair, read only by the planned nodes: float readers (residual branches) keep the float
+   value.
 4. A value that only moved (Reshape, Transpose, …) from a pair takes the pair's grid again, which costs nothing.
 5. Bias: int32 with scale = input scale × weight scale, as the runtimes' integer kernels want it.
 6. A float Conv, ConvTranspose or Gemm between DQ and Q would have its weight quantized by ONNX Runtime in silence, per
@@ -24,7 +25,7 @@ from qonnx.notes import done, note
 from qonnx.passes.assign import output_of
 from qonnx.passes.base import Change, Pass
 from qonnx.passes.label import MOVES
-from qonnx.passes.rewire import array, drop_initializer, is_op
+from qonnx.passes.rewire import array, bodies, drop_initializer, is_op, remove_unused
 from qonnx.plan import Encoding, Plan
 
 _SILENTLY_QUANTIZED = ("Conv", "ConvTranspose", "Gemm")
@@ -34,13 +35,17 @@ _SILENTLY_QUANTIZED = ("Conv", "ConvTranspose", "Gemm")
 class PlaceQDQ(Pass):
     """Insert QuantizeLinear and DequantizeLinear where plans say; each planned node ends `done` in the ledger."""
 
-    needs = ("assign", "solve_weights")
+    needs = ("solve_weights",)
     tolerance = None
 
     def changes(self, model: ir.Model) -> Iterator[Change]:
-        graph = model.graph
-        planned = [n for n in graph if isinstance(note(n).plan, Plan) and note(n).fate is None]
-        writer = _Writer(graph)
+        taken, stored = _names(model), {}
+        for graph in bodies(model):
+            planned = [n for n in graph if isinstance(note(n).plan, Plan) and note(n).fate is None]
+            if planned:
+                yield from self._place(graph, planned, _Writer(graph, taken, stored))
+
+    def _place(self, graph: ir.Graph, planned: list[ir.Node], writer: _Writer) -> Iterator[Change]:
         for node in planned:
             plan = note(node).plan
             if plan.output:
@@ -61,12 +66,14 @@ class PlaceQDQ(Pass):
 
 
 class _Writer:
-    """Adds nodes and initializers to one graph, each grid, weight and scale once."""
+    """Adds nodes and initializers to one graph, each grid, weight and scale once.
 
-    def __init__(self, graph: ir.Graph):
-        self.graph = graph
-        self.taken = {v.name for n in graph.all_nodes() for v in n.outputs} | set(graph.initializers)
-        self.taken |= {v.name for v in graph.inputs}
+    taken: all names in use; stored: the arrays of each solved weight. The writers of a model share both, since a body
+    may not reuse a name of the graph around it and reads that graph's weights.
+    """
+
+    def __init__(self, graph: ir.Graph, taken: set[str], stored: dict[tuple[int, int], list[ir.Value]]):
+        self.graph, self.taken, self.stored = graph, taken, stored
         self.pairs: dict[tuple[int, str], ir.Value] = {}  # (id of float value, format name) -> dequantized value
         self.grids: dict[int, Encoding] = {}  # id of dequantized value -> its grid
         self.weights: dict[tuple[int, int], ir.Value] = {}
@@ -134,28 +141,38 @@ class _Writer:
         value, solved = node.inputs[plan.weight_index], note(node).solved
         key = (id(value), id(solved))
         if key not in self.weights:
-            self.weights[key] = self._stored(value, solved, node)
+            self.weights[key] = self._dequantized(value, solved, node)
         node.replace_input_with(plan.weight_index, self.weights[key])
         drop_initializer(value)
+        remove_unused([value.producer()])
 
-    def _stored(self, value: ir.Value, solved: QuantizedTensor, node: ir.Node) -> ir.Value:
-        dtype = solved.format.numpy_dtype
-        codes = self._initializer(f"{value.name}_codes", solved.codes, solved.format.dtype)
-        scale = self._initializer(f"{value.name}_scale", np.asarray(solved.scale, np.float32))
-        zero = self._initializer(
-            f"{value.name}_zero_point", np.asarray(solved.zero_point).astype(dtype), solved.format.dtype
-        )
+    def _dequantized(self, value: ir.Value, solved: QuantizedTensor, node: ir.Node) -> ir.Value:
+        """`value` as DequantizeLinear before `node` makes it; its arrays lie where the float weight lay."""
+        key = (id(value), id(solved))
+        if key not in self.stored:
+            owner = value.graph if value.is_initializer() else self.graph
+            self.stored[key] = self._arrays(value, solved, owner)
         attributes = {}
         if solved.format.granularity != "tensor":
             attributes["axis"] = solved.axis
         if solved.format.granularity == "block":
             attributes["block_size"] = solved.format.block
         name = self._free(f"{value.name}_DequantizeLinear")
-        dequantize = ir.node("DequantizeLinear", inputs=[codes, scale, zero], attributes=attributes, name=name)
+        dequantize = ir.node("DequantizeLinear", inputs=self.stored[key], attributes=attributes, name=name)
         output = dequantize.outputs[0]
         output.name, output.shape, output.type = self._free(f"{value.name}_dequantized"), value.shape, value.type
-        self.graph.insert_before(self.graph[0], dequantize)
+        self.graph.insert_before(node, dequantize)
         return output
+
+    def _arrays(self, value: ir.Value, solved: QuantizedTensor, owner: ir.Graph) -> list[ir.Value]:
+        """Codes, scale and zero point; the scale has the float type of `value`, which DequantizeLinear then returns."""
+        number, scale = solved.format, np.asarray(solved.scale).astype(value.dtype.numpy())
+        zero_point = np.asarray(solved.zero_point).astype(number.numpy_dtype)
+        return [
+            self._initializer(f"{value.name}_codes", solved.codes, number.dtype, owner),
+            self._initializer(f"{value.name}_scale", scale, None, owner),
+            self._initializer(f"{value.name}_zero_point", zero_point, number.dtype, owner),
+        ]
 
     def bias(self, node: ir.Node) -> None:
         """int32 bias: scale = input scale × weight scale, zero point 0."""
@@ -174,7 +191,7 @@ class _Writer:
         stored = QuantizedTensor(FORMATS["s32"], codes, scale, np.zeros(scale.shape, np.int32), 0)
         if scale.ndim:
             stored = dataclasses.replace(stored, format=dataclasses.replace(stored.format, granularity="channel"))
-        node.replace_input_with(2, self._stored(value, stored, node))
+        node.replace_input_with(2, self._dequantized(value, stored, node))
         drop_initializer(value)
 
     def guard_float_weights(self) -> Iterator[Change]:
@@ -205,11 +222,13 @@ class _Writer:
     def _scalar(self, value: ir.Value, what: str, data) -> ir.Value:
         return self._initializer(f"{value.name}_{what}", np.asarray(data))
 
-    def _initializer(self, name: str, data: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
+    def _initializer(
+        self, name: str, data: np.ndarray, dtype: ir.DataType | None = None, owner: ir.Graph | None = None
+    ) -> ir.Value:
         name = self._free(name)
         tensor = ir.Tensor(np.ascontiguousarray(data).reshape(np.shape(data)), name=name, dtype=dtype)
         value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-        self.graph.register_initializer(value)
+        (owner or self.graph).register_initializer(value)
         return value
 
     def _free(self, name: str) -> str:
@@ -219,6 +238,14 @@ class _Writer:
             wanted = f"{name}_{count}"
         self.taken.add(wanted)
         return wanted
+
+
+def _names(model: ir.Model) -> set[str]:
+    """Names of all values of the main graph and its bodies."""
+    names = {output.name for node in model.graph.all_nodes() for output in node.outputs}
+    for graph in bodies(model):
+        names |= {*graph.initializers, *(value.name for value in graph.inputs)}
+    return names
 
 
 def _channels(weight: QuantizedTensor) -> int:

@@ -1,7 +1,8 @@
 """Solve weights: turn each planned weight into codes, with a solver, and keep them in the note of the node.
 
 The graph stays float; `place_qdq` writes the codes into it. A weight that several nodes share with the same plan is solved
-once. The Gram matrix of the node's input, if `observe` gathered it, steers the solver.
+once. The Gram matrix of the node's input, if `observe` gathered it, steers the solver. Scales of 16-bit float models are
+rounded to the model's type before weights are rounded to codes, so that the file means what was solved.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from qonnx.formats import QuantizedTensor
+from qonnx.formats import IntFormat, QuantizedTensor
 from qonnx.notes import note
 from qonnx.passes.base import Change, Pass
-from qonnx.passes.rewire import array, integer
+from qonnx.passes.rewire import array, bodies, integer
 from qonnx.plan import Plan
 from qonnx.solvers import SOLVERS, Codes, Layout
+from qonnx.solvers.nearest import spread
 
 
 @dataclasses.dataclass
@@ -26,12 +29,12 @@ class SolveWeights(Pass):
 
     solver: str = "nearest"
 
-    needs = ("assign",)
+    needs = ("assign | assign_weights",)
     tolerance = 0.0
 
     def changes(self, model: ir.Model) -> Iterator[Change]:
         solved: dict[tuple, QuantizedTensor] = {}
-        for node in model.graph:
+        for node in (node for graph in bodies(model) for node in graph):
             plan = note(node).plan
             if not isinstance(plan, Plan) or plan.weight is None or note(node).solved is not None:
                 continue
@@ -46,29 +49,54 @@ class SolveWeights(Pass):
 
 def layout_of(node: ir.Node) -> Layout:
     """How the node's weight maps to rows."""
-    weight = node.inputs[1]
+    weight = node.inputs[0 if node.op_type == "Gather" else 1]
     transposed = node.op_type == "Gemm" and integer(node, "transB", 0) == 1
     return Layout(node.op_type, tuple(weight.shape.numpy()), integer(node, "group", 1), transposed)
 
 
 def solve(node: ir.Node, plan: Plan, solver: str, gram: np.ndarray | None) -> QuantizedTensor:
     """The codes of one node's weight in the layout of DequantizeLinear."""
-    layout = layout_of(node)
-    weight = np.asarray(array(node.inputs[plan.weight_index]), np.float32)
+    format, value = plan.weight, node.inputs[plan.weight_index]
+    layout = fitted(layout_of(node), format)
+    weight = np.asarray(array(value), np.float32)
     if len(layout.shape) != 2 and node.op_type == "MatMul":  # a stack of matrices, one scale
-        rows = weight.reshape(1, 1, -1)
-        codes = SOLVERS["nearest"](rows, plan.weight)
-        return QuantizedTensor(
-            plan.weight,
-            codes.codes.reshape(weight.shape).astype(plan.weight.numpy_dtype),
-            codes.scale[0, 0, 0],
-            codes.zero_point[0, 0, 0],
-            0,
+        codes = _rounded_scale(
+            SOLVERS["nearest"](weight.reshape(1, 1, -1), format), weight.reshape(1, 1, -1), value.dtype
         )
+        stored = codes.codes.reshape(weight.shape).astype(format.numpy_dtype)
+        return QuantizedTensor(format, stored, codes.scale[0, 0, 0], codes.zero_point[0, 0, 0], 0)
     rows = layout.to_rows(weight)
     if gram is not None and gram.shape != (rows.shape[0], rows.shape[2], rows.shape[2]):
         gram = None
-    return to_tensor(SOLVERS[solver](rows, plan.weight, gram), layout)
+    if gram is not None and layout.taps_first:
+        gram = gram[:, layout.columns[:, None], layout.columns]
+    codes = SOLVERS[solver](rows, format, gram)
+    return to_tensor(_rounded_scale(codes, rows, value.dtype, renew=gram is None or solver != "gptq"), layout)
+
+
+def fitted(layout: Layout, format: IntFormat) -> Layout:
+    """The layout whose rows and columns share scales as DequantizeLinear does.
+
+    Per channel, ConvTranspose has one scale for each entry of axis 1, which its groups share: their columns go side by
+    side in one row. Blocks lie along the input axis, so the taps of a kernel are the outer part of a column's number.
+    """
+    if layout.op == "ConvTranspose" and format.granularity == "channel":
+        return dataclasses.replace(layout, groups=1)
+    return dataclasses.replace(layout, taps_first=format.granularity == "block" and "Conv" in layout.op)
+
+
+def _rounded_scale(codes: Codes, rows: np.ndarray, dtype: ir.DataType, renew: bool = True) -> Codes:
+    """`codes` with scales that the model's float type holds; `renew` rounds the rows to them again."""
+    if dtype not in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
+        return codes
+    least = float(ml_dtypes.finfo(dtype.numpy()).smallest_subnormal)
+    scale = np.maximum(codes.scale.astype(dtype.numpy()).astype(np.float32), least)
+    changed = dataclasses.replace(codes, scale=scale)
+    if not renew:
+        return changed
+    columns, format = rows.shape[-1], codes.format
+    again = format.encode(rows, spread(scale, columns, format), spread(codes.zero_point, columns, format))
+    return dataclasses.replace(changed, codes=again)
 
 
 def to_tensor(codes: Codes, layout: Layout) -> QuantizedTensor:
@@ -78,18 +106,16 @@ def to_tensor(codes: Codes, layout: Layout) -> QuantizedTensor:
     if format.granularity == "tensor":
         return QuantizedTensor(format, stored, codes.scale[0, 0, 0], codes.zero_point[0, 0, 0], 0)
     if format.granularity == "channel":
-        if layout.op == "ConvTranspose":  # axis 1 holds O/groups channels: groups share scales only if they agree
-            scale, zero_point = codes.scale[0, :, 0], codes.zero_point[0, :, 0]
-        else:
-            scale, zero_point = codes.scale.reshape(-1), codes.zero_point.reshape(-1)
+        scale, zero_point = codes.scale.reshape(-1), codes.zero_point.reshape(-1)
         return QuantizedTensor(format, stored, scale, zero_point, layout.channel_axis)
-    blocks = dataclasses.replace(layout, shape=_block_shape(layout, codes.scale.shape[-1]))
+    blocks = dataclasses.replace(layout, shape=_block_shape(layout, format.block))
     return QuantizedTensor(
         format, stored, blocks.from_rows(codes.scale), blocks.from_rows(codes.zero_point), layout.reduction_axis
     )
 
 
-def _block_shape(layout: Layout, blocks: int) -> tuple[int, ...]:
-    shape = list(layout.shape)
-    shape[layout.reduction_axis] = blocks
+def _block_shape(layout: Layout, block: int) -> tuple[int, ...]:
+    """The shape of the scales."""
+    shape, groups = list(layout.shape), layout.groups if layout.op == "ConvTranspose" else 1
+    shape[layout.reduction_axis] = groups * -(-shape[layout.reduction_axis] // groups // block)
     return tuple(shape)

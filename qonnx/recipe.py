@@ -92,11 +92,12 @@ class Recipe:
             kinds = annotations(PASSES[step.name])
             for option, value in step.options.items():
                 checked(value, kinds[option], f"option '{option}' of pass '{step.name}' {where}")
-            for needed in getattr(PASSES[step.name], "needs", ()):
-                if needed not in earlier:
-                    late = any(other.name == needed for other in self.steps)
-                    verb = "move" if late else "put"
-                    raise QonnxError(f"pass '{step.name}' needs '{needed}'; {verb} it before in recipe '{self.name}'")
+            for needed in getattr(PASSES[step.name], "needs", ()):  # "a | b": either will do
+                choices = needed.split(" | ")
+                if earlier.isdisjoint(choices):
+                    late = any(other.name in choices for other in self.steps)
+                    verb, wanted = "move" if late else "put", "' or '".join(choices)
+                    raise QonnxError(f"pass '{step.name}' needs '{wanted}'; {verb} it before in recipe '{self.name}'")
             earlier.add(step.name)
 
     def override(self, settings: Settings) -> Recipe:
@@ -158,11 +159,12 @@ class Recipe:
         }
         samples = len(data) if hasattr(data, "__len__") else None
         records: list[StepRecord] = []
-        for step in self.steps:
-            tick = None if progress is None else functools.partial(_tick, progress, step.name, samples)
+        ticks = [None if progress is None else functools.partial(_tick, progress, s.name, samples) for s in self.steps]
+        # All are built before the first one runs: what a pass refuses, it refuses before any work.
+        passes = [_build(step, {**given, "progress": tick}) for step, tick in zip(self.steps, ticks, strict=True)]
+        for step, one in zip(self.steps, passes, strict=True):
             if progress is not None:
                 progress(step.name, 0, None)
-            one = _build(step, {**given, "progress": tick})
             with timed(step.name) as clock:
                 clock.changes = one(model).changes
             _log.info("%s: %d changes in %.2f s", step.name, clock.record.changes, clock.record.seconds)

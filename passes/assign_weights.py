@@ -1,0 +1,228 @@
+"""Assign weights: plan weight-only quantization. Needs no data; activations stay float.
+
+Eligible are MatMul and Gemm with a constant right factor, Conv and ConvTranspose with constant kernels, and Gather of
+rows of a constant table, in the main graph and in every control-flow body. Cases, in order:
+1. no constant weight, not float, already quantized, excluded by the user: skipped with that reason;
+2. a stack of matrices (MatMul of rank above 2): 8 bits with one scale, since it has no one channel axis;
+3. 8 bits: one scale a channel (of a table: a row). A target that wants one scale for the tensor gets that;
+4. 4 and 2 bits: blocks along the input axis, asymmetric where the target allows. Where blocks do not fit (a kernel of
+   several taps whose input channels are not whole blocks) 8 bits a channel: such layers are small and sensitive. Tables
+   keep 8 bits too where the runtime would decode the whole table at every look-up;
+5. not worth it: fewer than 1 KiB saved;
+6. a weight that anyone else reads is quantized only if all its readers have the same plan for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from qonnx.cpu import has_vnni
+from qonnx.errors import QonnxError
+from qonnx.formats import FORMATS, IntFormat
+from qonnx.notes import note, skip
+from qonnx.passes.base import Change, Pass
+from qonnx.passes.rewire import array, bodies, integer, is_constant, is_op
+from qonnx.passes.solve_weights import layout_of
+from qonnx.plan import Plan
+from qonnx.targets import Target
+
+PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+_BLOCKS = {8: 0, 4: 32, 2: 16}  # block by number of bits; 0: one scale a channel
+_OPSETS = {8: 13, 4: 21, 2: 25}  # the first that has the type, by number of bits
+_BLOCK_OPSET, _HALF_OPSET = 21, 19  # block_size; scales of 16-bit floats
+_WORTH = 1024  # bytes that a weight must save: three tensors and a node cost about 300 in the file, and a kernel call
+_NO_ZERO_POINT = {"asymmetric-weight", "nonzero-zero-point"}  # rules of targets
+
+
+@dataclasses.dataclass
+class AssignWeights(Pass):
+    """Plan weight-only quantization.
+
+    bits: of the codes. block: entries of the input axis that share a scale; None takes the usual one of `bits`.
+    symmetric: zero point 0; None: at 8 bits as the target says, below only where the target demands it. granularity:
+    None: "block" if there is a block, else "channel". activations: "dynamic" prepares for `lower_dynamic`, whose
+    integer products saturate without VNNI unless weights have 7 bits.
+    Raises QonnxError when the target or the model's opset cannot hold such weights.
+    """
+
+    target: Target
+    settings: Any = None
+    bits: Literal[8, 4, 2] = 8
+    block: int | None = None
+    symmetric: bool | None = None
+    granularity: Literal["tensor", "channel", "block"] | None = None
+    activations: Literal["float", "dynamic"] = "float"
+
+    tolerance = 0.0
+
+    def __post_init__(self):
+        usual = self.target.weight_only
+        if str(self.bits) not in usual:
+            raise QonnxError(
+                f"target '{self.target.name}' takes no {self.bits}-bit weights; choose --bits from {', '.join(usual)}"
+            )
+        needed = self._opset(self._main())
+        if self._writes_standard() and needed > self.target.opset[1]:
+            raise QonnxError(
+                f"{self.bits}-bit weights need opset {needed}, target '{self.target.name}' reads up to "
+                f"{self.target.opset[1]}; choose more bits or another target"
+            )
+        if self.block is not None and (self.block < 16 or self.block & (self.block - 1)):
+            raise QonnxError(
+                f"block size {self.block} is not a power of two of at least 16, as runtimes demand; try 32"
+            )
+
+    def changes(self, model: ir.Model) -> Iterator[Change]:
+        self._check_opset(model)
+        candidates: dict[ir.Node, Plan] = {}
+        for graph in bodies(model):
+            for node in graph:
+                if not _eligible(node) or note(node).fate is not None or note(node).plan is not None:
+                    continue
+                reason, detail = self._obstacle(node)
+                if reason:
+                    skip(node, reason, detail)
+                    continue
+                plan = Plan({}, self._format(node), 0 if node.op_type == "Gather" else 1)
+                saved = _saved(node, plan)
+                if saved < _WORTH:
+                    skip(node, "too-small", f"{saved} bytes saved")
+                    continue
+                candidates[node] = plan
+        for node, plan in candidates.items():
+            if (other := _dissenter(node, plan, candidates)) is not None:
+                skip(node, "shared-weight", other)
+                continue
+            note(node).plan = plan
+            yield Change(node.name or node.outputs[0].name, str(plan))
+
+    def _obstacle(self, node: ir.Node) -> tuple[str, str]:
+        """Reason code and detail if the node must stay as it is, else two empty strings."""
+        weight = node.inputs[0 if node.op_type == "Gather" else 1]
+        if weight.dtype is not None and weight.dtype not in _FLOATS:
+            return "not-float", weight.dtype.name
+        if is_op(weight.producer(), "DequantizeLinear"):
+            return "already-quantized", ""
+        if self.settings is not None and (why := self.settings.exclusion(node)):
+            return "excluded", why
+        if not is_constant(weight):
+            return "no-constant-weight", "the constant is the left factor" if is_constant(node.inputs[0]) else ""
+        shape = ir.convenience.get_const_tensor(weight).shape.numpy()
+        if len(shape) < 2 or 0 in shape:
+            return "shape", str(list(shape))
+        if node.op_type == "Gather" and (len(shape) != 2 or integer(node, "axis", 0) != 0):
+            return "shape", f"rows of {list(shape)} along axis {integer(node, 'axis', 0)}"
+        if not np.isfinite(array(weight).astype(np.float32)).all():
+            return "not-finite", weight.name or ""
+        return "", ""
+
+    def _format(self, node: ir.Node) -> IntFormat:
+        """Cases 2 to 4."""
+        shape = node.inputs[0 if node.op_type == "Gather" else 1].shape.numpy()
+        byte = self._byte("channel")
+        if node.op_type == "MatMul" and len(shape) != 2:
+            return dataclasses.replace(byte, granularity="tensor")
+        main = self._main()
+        if node.op_type in self.target.tensor_only:
+            return dataclasses.replace(byte, granularity="tensor")
+        if self.bits < 8 and node.op_type == "Gather" and self.target.weight_only[str(self.bits)] == "dq":
+            return byte
+        if main.granularity == "block" and node.op_type in ("Conv", "ConvTranspose"):
+            inputs = shape[1] if node.op_type == "Conv" else shape[0] // integer(node, "group", 1)
+            if inputs % main.block:
+                return byte
+        return main
+
+    def _main(self) -> IntFormat:
+        """The format that the options ask for."""
+        block = _BLOCKS[self.bits] if self.block is None else self.block
+        granularity = self.granularity or ("block" if block else "channel")
+        if granularity == "block" and (self.bits < 8 and self.target.weight_only_granularity == "channel"):
+            granularity = "channel"
+        if self.bits == 8:
+            plain = self._byte("channel" if granularity == "block" else granularity)
+        else:
+            types = self.target.weight_types
+            symmetric = self.symmetric
+            if symmetric is None:
+                symmetric = f"u{self.bits}" not in types or bool(_NO_ZERO_POINT.intersection(self.target.forbid))
+            plain = FORMATS[f"{'s' if symmetric else 'u'}{self.bits}"]
+        block = (block or 32) if granularity == "block" else 0
+        return dataclasses.replace(plain, granularity=granularity, block=block)
+
+    def _byte(self, granularity: str) -> IntFormat:
+        """8 bits, as the target likes its weights."""
+        number, settings = self.target.weight, self.settings
+        symmetric = number.symmetric if self.symmetric is None else self.symmetric
+        plain = FORMATS["s8" if symmetric or self.activations == "dynamic" else "u8"]
+        narrow = number.narrow and symmetric
+        reduce = self.activations == "dynamic" and (
+            self.target.reduce_range == "always" or (self.target.reduce_range == "auto" and not has_vnni())
+        )
+        if settings is not None and settings.reduce_range is not None:
+            reduce = settings.reduce_range
+        return dataclasses.replace(
+            plain, symmetric=symmetric, narrow=narrow, granularity=granularity, levels=128 if reduce else 0
+        )
+
+    def _writes_standard(self) -> bool:
+        return self.target.weight_only[str(self.bits)] == "dq"
+
+    def _opset(self, format: IntFormat) -> int:
+        return max(_OPSETS[format.bits], _BLOCK_OPSET if format.granularity == "block" else 0)
+
+    def _check_opset(self, model: ir.Model) -> None:
+        have, needed, what = model.graph.opset_imports.get("", 1), self._opset(self._main()), f"{self.bits}-bit weights"
+        kinds = {value.dtype for graph in bodies(model) for value in graph.initializers.values()}
+        if kinds & set(_FLOATS[1:]) and needed < _HALF_OPSET:
+            needed, what = _HALF_OPSET, "quantized weights of a 16-bit float model"
+        if have < needed:
+            raise QonnxError(f"{what} need opset {needed} and the model has {have}; give --opset {needed}")
+
+
+def _eligible(node: ir.Node) -> bool:
+    if is_op(node, "Gather"):  # look-ups in a table of weights only: most Gathers pick sizes out of shapes
+        table = node.inputs[0]
+        if not is_constant(table):
+            return is_op(table.producer(), "DequantizeLinear")
+        tensor = ir.convenience.get_const_tensor(table)
+        return tensor.dtype.is_floating_point() and len(tensor.shape) > 1
+    return is_op(node, *PRODUCTS) and len(node.inputs) > 1
+
+
+def _saved(node: ir.Node, plan: Plan) -> int:
+    """Bytes that the plan takes off the file, before the fixed cost of a DequantizeLinear."""
+    tensor = ir.convenience.get_const_tensor(node.inputs[plan.weight_index])
+    format, layout = plan.weight, layout_of(node)
+    scales = 1
+    if format.granularity == "channel":
+        scales = layout.shape[layout.channel_axis]
+    elif format.granularity == "block":
+        length = layout.shape[layout.reduction_axis]
+        scales = tensor.size // length * -(-length // format.block)
+    each = tensor.dtype.bitwidth + format.bits  # a scale and a zero point
+    return tensor.nbytes - (tensor.size * format.bits + scales * each) // 8
+
+
+def _dissenter(node: ir.Node, plan: Plan, candidates: dict[ir.Node, Plan]) -> str | None:
+    """Who reads the node's weight without the same plan for it; None if nobody does."""
+    weight = node.inputs[plan.weight_index]
+    if weight.is_graph_output():
+        return "output of the graph"
+    layout = layout_of(node)
+    for use in weight.uses():
+        theirs = candidates.get(use.node)
+        same = theirs == plan and use.idx == plan.weight_index and _alike(layout_of(use.node), layout)
+        if not same:
+            return f"read by {use.node.name or use.node.outputs[0].name or use.node.op_type}"
+    return None
+
+
+def _alike(one, other) -> bool:
+    return (one.channel_axis, one.reduction_axis) == (other.channel_axis, other.reduction_axis)
