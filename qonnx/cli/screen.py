@@ -20,6 +20,9 @@ def table(*columns: str, title: str = "") -> Table:
     rows = Table(box=None, show_header=any(columns), title=title or None, title_justify="left", pad_edge=False)
     for name in columns:
         rows.add_column(
-            name.removeprefix(">"), justify="right" if name.startswith(">") else "left", header_style="bold", overflow="fold"
+            name.removeprefix(">"),
+            justify="right" if name.startswith(">") else "left",
+            header_style="bold",
+            overflow="fold",
         )
     return rows

@@ -79,6 +79,10 @@ def check(when: str) -> None:
 
 
 def _shape(value: ir.Value | None) -> list[int | None]:
+    while value is not None and value.shape is None and value.producer() is not None:
+        if value.producer().op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            return []
+        value = value.producer().inputs[0]  # Q/DQ keep the shape, and few tools write it behind them
     if value is None or value.shape is None:
         return []
     return [size if isinstance(size, int) else None for size in value.shape]
