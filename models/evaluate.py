@@ -21,7 +21,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from models import decode, pages, photos, real, scores, text_lines
-from qonnx import runtime
+from qonnx import latency, runtime
 from qonnx.errors import QonnxError
 
 Source = str | os.PathLike | bytes | ir.Model
@@ -131,6 +131,26 @@ EVALUATE: dict[str, Callable[..., dict[str, float]]] = {
 }
 
 
+# Model -> one sample for timing.
+SAMPLES: dict[str, Callable[[], np.ndarray]] = {
+    "vit-s": lambda: photos.crops("evaluation", 1)[0],
+    "ppocr-rec": lambda: text_lines.lines("evaluation", 1)[0].pixels,
+    "ppocr-det": lambda: pages.pages("evaluation", 1)[0],
+}
+
+
+def turns(name: str, result: Source, *, threads: int = 2) -> dict[str, float]:
+    """Median time of one sample for the float model and the result, in turns, and the median of their ratios."""
+    sessions = [runtime.session(source, threads=threads) for source in (real.path(name), result)]
+    feeds = tuple(_feed(session, SAMPLES[name]()) for session in sessions)
+    timed = latency.latency(*sessions, feeds, threads=threads)
+    return {
+        "float_ms": 1e3 * timed.reference.median,
+        "result_ms": 1e3 * timed.result.median,
+        "latency_ratio": timed.ratio,
+    }
+
+
 def _proto(source: Source) -> onnx.ModelProto:
     if isinstance(source, ir.Model):
         return ir.to_proto(source)
@@ -163,10 +183,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--count", type=int, help="samples (default: the model's own number)")
     parser.add_argument("--optimization", choices=runtime.LEVELS, default="all")
     parser.add_argument("--threads", type=int, default=2)
-    options = vars(parser.parse_args(arguments))
-    evaluate = EVALUATE[options.pop("model")]
+    parser.add_argument("--latency", action="store_true", help="time it beside the float model as well")
+    options = parser.parse_args(arguments)
+    count = {} if options.count is None else {"count": options.count}
     try:
-        figures = evaluate(options.pop("result"), **{key: value for key, value in options.items() if value is not None})
+        evaluate = EVALUATE[options.model]
+        figures = evaluate(options.result, optimization=options.optimization, threads=options.threads, **count)
+        if options.latency:
+            figures |= turns(options.model, options.result, threads=options.threads)
     except QonnxError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
