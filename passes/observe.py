@@ -13,10 +13,10 @@ from qonnx.calibrate import Wish, observe
 from qonnx.errors import QonnxError
 from qonnx.macs import macs_from_shapes
 from qonnx.notes import note
-from qonnx.observers import values_by_name
 from qonnx.passes.base import Change, Pass
 from qonnx.stats import Stats, Window, merge_stats
 from qonnx.stats_file import fingerprint, load_stats, save_stats
+from qonnx.wishes import values_by_name
 
 MULTIPLIERS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 ELEMENTWISE = (

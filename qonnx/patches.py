@@ -43,11 +43,6 @@ def patches(x: np.ndarray, window: Window | None, seed: int) -> np.ndarray:
     return rows.reshape(count, window.group, width).transpose(1, 0, 2)
 
 
-def gram_width(rows: np.ndarray) -> tuple[int, int]:
-    """Groups and K of `rows`."""
-    return rows.shape[0], rows.shape[2]
-
-
 def add_gram(matrix: np.ndarray, row_sum: np.ndarray, rows: np.ndarray) -> None:
     """Add Σ xxᵀ of float32 `rows` [G, rows, K] to the lower triangles of `matrix` [G, K, K], their sum to `row_sum`.
 
