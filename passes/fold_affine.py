@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
+from qonnx.model import release
 from qonnx.passes.base import Change, Pass
 from qonnx.passes.fold_norms import fold_scale_shift
 from qonnx.passes.linear import LINEAR, Linear, fits, linear, per_channel
@@ -52,6 +53,7 @@ class FoldAffine(Pass):
             for node in list(body):
                 if is_op(node, *LINEAR):
                     yield from _before(node)
+        release(model)
 
 
 def _affine(node: ir.Node, index: int, value: ir.Value, channels: int, axis: int) -> tuple | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
+from qonnx.model import release
 from qonnx.passes.base import Change, Pass
 from qonnx.passes.linear import Linear, fits, linear
 from qonnx.passes.rewire import array, bodies, floats, integer, is_constant, is_op, only_use, remove_unused
@@ -30,6 +31,7 @@ class FoldNorms(Pass):
                         break
                     yield Change(norm.name or "", f"folded into {node.op_type} '{node.name}'")
                     before = linear(node)
+        release(model)
 
 
 def _norm_behind(before: Linear) -> ir.Node | None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import pathlib
+import re
+import tempfile
 from collections.abc import Sequence
 
+import onnx
 import onnx_ir as ir
 
 from qonnx.custom_ops import library_path
 from qonnx.errors import QonnxError
+from qonnx.model import sizes, write
 
 try:
     import onnxruntime as ort
@@ -39,6 +44,11 @@ LEVELS = {
 }
 
 
+# A model longer than this is handed over in files that ONNX Runtime maps: no copy of the weights in a message, no limit
+# of 2 GiB. Below, files would cost more than they save.
+_IN_MEMORY = 1 << 20
+
+
 def session(
     model: ir.Model | str | os.PathLike | bytes,
     *,
@@ -52,6 +62,7 @@ def session(
 
     `libraries` are custom-op libraries of the user; the native library of qonnx is registered as well when it is
     installed. `options` may carry anything else (config entries, execution order); its level and threads are set here.
+    Raises QonnxError if ONNX Runtime refuses the model or a library; an unknown operator is named.
     """
     options = options or ort.SessionOptions()
     options.graph_optimization_level = LEVELS[optimization]
@@ -60,9 +71,52 @@ def session(
         options.intra_op_num_threads = threads
     native = library_path()
     for library in dict.fromkeys([*libraries, *([native] if native else [])]):  # a domain registered twice is refused
-        options.register_custom_ops_library(library)
-    if isinstance(model, ir.Model):
-        model = ir.to_proto(model).SerializeToString()
-    elif not isinstance(model, bytes):
-        model = os.fspath(model)
-    return ort.InferenceSession(model, options, providers=list(providers))
+        try:
+            options.register_custom_ops_library(library)
+        except RUN_ERRORS as error:
+            raise QonnxError(f"'{library}' is no custom-op library that can be loaded ({_sentence(error)})") from error
+    if not isinstance(model, ir.Model):
+        return _open(model if isinstance(model, bytes) else os.fspath(model), options, providers)
+    if sum(sizes(model).values()) <= _IN_MEMORY:
+        return _open(ir.to_proto(model).SerializeToString(), options, providers)
+    with tempfile.TemporaryDirectory(prefix="qonnx-", ignore_cleanup_errors=True) as folder:  # may still be mapped
+        path = pathlib.Path(folder) / "model.onnx"
+        write(model, path, external=True)
+        return _open(os.fspath(path), options, providers)
+
+
+def optimized(model: ir.Model | str | os.PathLike, *, optimization: str = "all", **arguments) -> onnx.ModelProto:
+    """The graph that ONNX Runtime really runs: `model` after its optimisation at the given level.
+
+    Other arguments are those of `session`. Above the "basic" level the result holds operators of ONNX Runtime's own.
+    """
+    with tempfile.TemporaryDirectory(prefix="qonnx-", ignore_cleanup_errors=True) as folder:
+        path = pathlib.Path(folder) / "optimized.onnx"
+        options = arguments.pop("options", None) or ort.SessionOptions()
+        options.optimized_model_filepath = os.fspath(path)
+        # Weights go beside it, so that a long model can be written at all.
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
+        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+        session(model, optimization=optimization, options=options, **arguments)
+        return onnx.load(path)
+
+
+def _open(model: str | bytes, options: ort.SessionOptions, providers: Sequence[str]) -> ort.InferenceSession:
+    try:
+        return ort.InferenceSession(model, options, providers=list(providers))
+    except RUN_ERRORS as error:
+        unknown = _UNKNOWN.search(str(error))
+        if unknown:
+            raise QonnxError(
+                f"ONNX Runtime does not know the operator '{unknown.group(1)}'; "
+                "give the library that holds it with --custom-op-library"
+            ) from error
+        raise QonnxError(f"ONNX Runtime cannot open the model: {_sentence(error)}") from error
+
+
+_UNKNOWN = re.compile(r"Fatal error: (\S+?)\(-?\d*\) is not a registered function/op|No Op registered for (\S+)")
+
+
+def _sentence(error: Exception) -> str:
+    """The message without ONNX Runtime's status prefix and stack."""
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error)).strip().splitlines()[0]
