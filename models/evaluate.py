@@ -9,11 +9,12 @@ model, nothing else. The result runs as a user would run it; `optimization="none
 from __future__ import annotations
 
 import argparse
-import functools
+import hashlib
 import json
 import os
+import pathlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 import onnx
@@ -33,14 +34,9 @@ _LAYER_NORMS = {"LayerNormalization", "SkipLayerNormalization"}
 def vit_s(result: Source, *, count: int = 54, optimization: str = "all", threads: int = 2) -> dict[str, float]:
     """Features at the last LayerNorm and the saliency map over `count` crops of the evaluation photos."""
     images = photos.crops("evaluation", count)
-    features, maps = _vit_reference(count, threads)
-    with_features = _with_output(_proto(result), feature_value)
-    session = runtime.session(with_features, optimization=optimization, threads=threads)
-    result_features = np.concatenate(
-        [session.run([session.get_outputs()[-1].name], _feed(session, x))[0] for x in images]
-    )
-    session = runtime.session(result, optimization=optimization, threads=threads)
-    result_maps = np.concatenate(list(_outputs(session, images)))
+    maps, features = _float_outputs("vit-s", images, _with_features, threads)
+    session = runtime.session(_with_features(result), optimization=optimization, threads=threads)
+    result_maps, result_features = _outputs(session, images)
     ious = [scores.map_iou(a, b) for a, b in zip(maps, result_maps, strict=True)]
     return {
         "feature_sqnr_db": scores.sqnr(features, result_features),
@@ -52,12 +48,13 @@ def vit_s(result: Source, *, count: int = 54, optimization: str = "all", threads
     }
 
 
-@functools.lru_cache(maxsize=2)
-def _vit_reference(count: int, threads: int) -> tuple[np.ndarray, np.ndarray]:
-    proto = _with_output(onnx.load(real.path("vit-s")), feature_value)
-    session = runtime.session(proto, threads=threads)
-    pairs = [session.run(None, _feed(session, x)) for x in photos.crops("evaluation", count)]
-    return np.concatenate([features for _, features in pairs]), np.concatenate([maps for maps, _ in pairs])
+def _with_features(source: Source) -> bytes:
+    """The model with its features as one more output, the last, serialised."""
+    model = _proto(source)
+    model.graph.output.append(
+        onnx.helper.make_tensor_value_info(feature_value(model.graph), onnx.TensorProto.FLOAT, None)
+    )
+    return model.SerializeToString()
 
 
 def feature_value(graph: onnx.GraphProto) -> str:
@@ -78,9 +75,11 @@ def feature_value(graph: onnx.GraphProto) -> str:
 def ppocr_rec(result: Source, *, count: int = 200, optimization: str = "all", threads: int = 2) -> dict[str, float]:
     """Texts read from `count` evaluation lines, against the float model's texts and against what was drawn."""
     lines = text_lines.lines("evaluation", count)
-    expected, read_by_float, classes = _rec_reference(count, threads)
-    session = runtime.session(result, optimization=optimization, threads=threads)
-    probabilities = np.concatenate(list(_outputs(session, [line.pixels for line in lines])))
+    arrays = [line.pixels for line in lines]
+    classes = decode.characters(real.path("ppocr-rec"))
+    (expected,) = _float_outputs("ppocr-rec", arrays, _as_it_is, threads)
+    (probabilities,) = _outputs(runtime.session(result, optimization=optimization, threads=threads), arrays)
+    read_by_float = [decode.greedy(line, classes) for line in expected]
     read = [decode.greedy(line, classes) for line in probabilities]
     return {
         "exact_float": float(np.mean([a == b for a, b in zip(read_by_float, read, strict=True)])),
@@ -91,20 +90,12 @@ def ppocr_rec(result: Source, *, count: int = 200, optimization: str = "all", th
     }
 
 
-@functools.lru_cache(maxsize=2)
-def _rec_reference(count: int, threads: int) -> tuple[np.ndarray, list[str], list[str]]:
-    classes = decode.characters(real.path("ppocr-rec"))
-    session = runtime.session(real.path("ppocr-rec"), threads=threads)
-    arrays = [line.pixels for line in text_lines.lines("evaluation", count)]
-    probabilities = np.concatenate(list(_outputs(session, arrays)))
-    return probabilities, [decode.greedy(line, classes) for line in probabilities], classes
-
-
 def ppocr_det(result: Source, *, count: int = 40, optimization: str = "all", threads: int = 2) -> dict[str, float]:
     """Text boxes found on `count` evaluation pages, matched with the float model's boxes at IoU 0.5 or more."""
-    expected, boxes = _det_reference(count, threads)
-    session = runtime.session(result, optimization=optimization, threads=threads)
-    maps = np.concatenate(list(_outputs(session, pages.pages("evaluation", count))))
+    arrays = pages.pages("evaluation", count)
+    (expected,) = _float_outputs("ppocr-det", arrays, _as_it_is, threads)
+    (maps,) = _outputs(runtime.session(result, optimization=optimization, threads=threads), arrays)
+    boxes = [decode.boxes(page[0]) for page in expected]
     found = [decode.boxes(page[0]) for page in maps]
     matched = sum(scores.matched_boxes(a, b) for a, b in zip(boxes, found, strict=True))
     references, results = sum(map(len, boxes)), sum(map(len, found))
@@ -115,13 +106,6 @@ def ppocr_det(result: Source, *, count: int = 40, optimization: str = "all", thr
         "probability_sqnr_db": scores.sqnr(expected, maps),
         "float_boxes": references,
     }
-
-
-@functools.lru_cache(maxsize=2)
-def _det_reference(count: int, threads: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    session = runtime.session(real.path("ppocr-det"), threads=threads)
-    maps = np.concatenate(list(_outputs(session, pages.pages("evaluation", count))))
-    return maps, [decode.boxes(page[0]) for page in maps]
 
 
 EVALUATE: dict[str, Callable[..., dict[str, float]]] = {
@@ -151,25 +135,42 @@ def turns(name: str, result: Source, *, threads: int = 2) -> dict[str, float]:
     }
 
 
+def _float_outputs(
+    name: str, arrays: list[np.ndarray], prepare: Callable[[pathlib.Path], Source], threads: int
+) -> list[np.ndarray]:
+    """The float model's outputs on `arrays`, kept in the cache: every result is scored against the same."""
+    digest = hashlib.sha256(f"{name} {prepare.__name__} {ort.__version__}".encode())
+    for array in arrays:
+        digest.update(array.tobytes())
+    kept = real.cache() / "float" / f"{name}-{digest.hexdigest()[:16]}.npz"
+    if kept.exists():
+        return list(np.load(kept).values())
+    outputs = _outputs(runtime.session(prepare(real.path(name)), threads=threads), arrays)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = kept.with_suffix(f".{os.getpid()}.npz")
+    np.savez(unfinished, *outputs)
+    unfinished.replace(kept)
+    return outputs
+
+
+def _as_it_is(source: Source) -> Source:
+    return source
+
+
 def _proto(source: Source) -> onnx.ModelProto:
     if isinstance(source, ir.Model):
         return ir.to_proto(source)
     return onnx.load_from_string(source) if isinstance(source, bytes) else onnx.load(source)
 
 
-def _with_output(model: onnx.ModelProto, find: Callable[[onnx.GraphProto], str]) -> bytes:
-    """The model with one float value more among its outputs (the last), serialised."""
-    model.graph.output.append(onnx.helper.make_tensor_value_info(find(model.graph), onnx.TensorProto.FLOAT, None))
-    return model.SerializeToString()
-
-
 def _feed(session: ort.InferenceSession, array: np.ndarray) -> dict[str, np.ndarray]:
     return {session.get_inputs()[0].name: array}
 
 
-def _outputs(session: ort.InferenceSession, arrays: Iterable[np.ndarray]) -> Iterable[np.ndarray]:
-    name = session.get_outputs()[0].name
-    return (session.run([name], _feed(session, array))[0] for array in arrays)
+def _outputs(session: ort.InferenceSession, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """Every output over all samples, each joined along the first axis."""
+    each = [session.run(None, _feed(session, array)) for array in arrays]
+    return [np.concatenate(column) for column in zip(*each, strict=True)]
 
 
 def _mean(score: Callable[[np.ndarray, np.ndarray], float], references: np.ndarray, results: np.ndarray) -> float:
