@@ -7,7 +7,7 @@ rows of a constant table, in the main graph and in every control-flow body. Case
 3. 8 bits: one scale a channel (of a table: a row). A target that wants one scale for the tensor gets that;
 4. 4 and 2 bits: blocks along the input axis, asymmetric where the target allows. Where blocks do not fit (a kernel of
    several taps whose input channels are not whole blocks) 8 bits a channel: such layers are small and sensitive. Tables
-   keep 8 bits too where the runtime would decode the whole table at every look-up;
+   keep 8 bits too where the target gathers rows of codes: no runtime of those gathers smaller ones;
 5. not worth it: fewer than 1 KiB saved;
 6. a weight that anyone else reads is quantized only if all its readers have the same plan for it.
 """
@@ -131,11 +131,13 @@ class AssignWeights(Pass):
         main = self._main()
         if node.op_type in self.target.tensor_only:
             return dataclasses.replace(byte, granularity="tensor")
-        if self.bits < 8 and node.op_type == "Gather" and self.target.weight_only[str(self.bits)] == "dq":
+        if self.bits < 8 and node.op_type == "Gather" and self.target.tables == "rows":
             return byte
         if main.granularity == "block" and node.op_type in ("Conv", "ConvTranspose"):
-            inputs = shape[1] if node.op_type == "Conv" else shape[0] // integer(node, "group", 1)
-            if inputs % main.block:
+            groups = integer(node, "group", 1)
+            inputs = shape[1] if node.op_type == "Conv" else shape[0] // groups
+            pointwise = set(shape[2:]) == {1} and (node.op_type == "Conv" or groups == 1)
+            if inputs % main.block and (not pointwise or inputs < main.block):
                 return byte
         return main
 

@@ -1,8 +1,8 @@
 """Solve weights: turn each planned weight into codes, with a solver, and keep them in the note of the node.
 
-The graph stays float; `place_qdq` writes the codes into it. A weight that several nodes share with the same plan is solved
-once. The Gram matrix of the node's input, if `observe` gathered it, steers the solver. Scales of 16-bit float models are
-rounded to the model's type before weights are rounded to codes, so that the file means what was solved.
+The graph stays float; `place_qdq` writes the codes into it. A weight that several nodes share with the same plan is
+solved once. The Gram matrix of the node's input, if `observe` gathered it, steers the solver. Scales of 16-bit float
+models are rounded to the model's type before weights are rounded to codes, so that the file means what was solved.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ Layouts (O output channels, I input channels, g groups, k… kernel):
     Conv W            [O, I/g, k…]  -> [g, O/g, I/g·k…]
     ConvTranspose W   [I, O/g, k…]  -> [g, O/g, I/g·k…]
     Gather table      [V, C]        -> [1, V, C]   (a row is an entry of the table)
-The column order of convolutions is (input channel, kernel positions), the order of im2col. With `taps_first` it is (kernel
-position, input channel): neighbouring columns are then neighbours on the input axis, as ONNX's blocks of scales want.
+The column order of convolutions is (input channel, kernel positions), the order of im2col. With `taps_first` it is
+(kernel position, input channel): neighbouring columns are then neighbours on the input axis, as blocks of scales want.
 """
 
 from __future__ import annotations

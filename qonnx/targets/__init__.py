@@ -53,6 +53,8 @@ class Target:
         smallest_range: least width (high − low) of a quantized range.
         weight_only: bits -> "dq" (blocked DequantizeLinear) or "matmulnbits", per runtime support.
         weight_only_granularity: "block" or "channel" for weights of 4 bits or fewer.
+        tables: "dq", or "rows" where a DequantizeLinear in front of a Gather would decode the whole table at every run:
+            its rows are then gathered as 8-bit codes.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Target:
     exclude: tuple[dict, ...] = ()
     weight_only: dict[str, str] = dataclasses.field(default_factory=dict)
     weight_only_granularity: str = "block"
+    tables: str = "dq"
     tensor_only: tuple[str, ...] = ()
     fixed_scales: dict[str, tuple[float, int]] = dataclasses.field(default_factory=dict)
     smallest_range: float = 0.0
