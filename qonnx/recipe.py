@@ -40,16 +40,32 @@ VERSION = 1
 GROUPS: dict[str, tuple[str, ...]] = {"spell": tuple(SPELLING)}
 # Fields of a pass that `run` fills: a recipe cannot set them.
 INJECTED = ("target", "data", "settings", "held_out", "stats_file", "threads", "libraries", "progress")
-# Settings that become options of passes under another name: setting -> (option, translation of the value).
-ALIASES: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "calibration_method": ("method", lambda method: method),
-    "per_channel": ("granularity", lambda yes: "channel" if yes else "tensor"),
-    "block_size": ("block", lambda size: size),
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _granularity(per_channel: bool) -> str:
+    return "channel" if per_channel else "tensor"
+
+
+# What the user's settings become: setting -> (pass, option, translation of the value). A setting of this table that
+# reaches no pass of the recipe is refused, never ignored. Passes that read `settings` themselves have no option here.
+OVERRIDES: dict[str, tuple[tuple[str, str | None, Callable[[Any], Any]], ...]] = {
+    "bits": (("assign_weights", "bits", _same), ("assign", "weight", lambda bits: f"s{bits}")),
+    "block_size": (("assign_weights", "block", _same),),
+    "symmetric": (("assign_weights", "symmetric", _same),),
+    "per_channel": (("assign", "granularity", _granularity), ("assign_weights", "granularity", _granularity)),
+    "reduce_range": (("assign", None, _same), ("assign_weights", None, _same)),
+    "calibration_method": (
+        ("assign", "method", _same),
+        ("observe", "histogram", lambda method: method != "min-max"),
+    ),
+    "percentile": (("assign", "percentile", _same),),
+    "opset": (("convert_opset", "opset", _same),),
+    "max_float": (("protect", None, _same),),
 }
-# Settings that must reach some pass of the recipe when the user gives them, or else be refused: never ignored.
-OVERRIDES = (
-    "bits", "block_size", "symmetric", "per_channel", "reduce_range", "calibration_method", "percentile", "opset",
-)  # fmt: skip
 
 Progress = Callable[[str, int, int | None], None]  # what is being done, samples done, samples in all if known
 _KEYS = ("version", "title", "extends", "passes", "options")
@@ -92,34 +108,28 @@ class Recipe:
             kinds = annotations(PASSES[step.name])
             for option, value in step.options.items():
                 checked(value, kinds[option], f"option '{option}' of pass '{step.name}' {where}")
-            for needed in getattr(PASSES[step.name], "needs", ()):  # "a | b": either will do
-                choices = needed.split(" | ")
-                if earlier.isdisjoint(choices):
-                    late = any(other.name in choices for other in self.steps)
-                    verb, wanted = "move" if late else "put", "' or '".join(choices)
-                    raise QonnxError(f"pass '{step.name}' needs '{wanted}'; {verb} it before in recipe '{self.name}'")
+            for needed in getattr(PASSES[step.name], "needs", ()):
+                if not earlier & set(needed.split(" | ")):  # "a | b": either will do
+                    raise QonnxError(f"pass '{step.name}' needs '{needed}' before it {where}; put it there")
             earlier.add(step.name)
 
     def override(self, settings: Settings) -> Recipe:
         """The recipe with the user's options in place of its own; an option that no pass takes is a QonnxError."""
-        steps = {index: dict(step.options) for index, step in enumerate(self.steps)}
-        for name in OVERRIDES:
+        changed = [Step(step.name, dict(step.options)) for step in self.steps]
+        for name, ways in OVERRIDES.items():
             value = getattr(settings, name)
             if value is None:
                 continue
-            option, translate = ALIASES.get(name, (name, lambda value: value))
-            taken = False
-            for index, step in enumerate(self.steps):
-                known = _options(step.name)
-                if name in known or option in known:
-                    steps[index][name if name in known else option] = value if name in known else translate(value)
-                    taken = True
-                taken = taken or name in getattr(PASSES[step.name], "reads", ())
-            if not taken:
+            reached = [
+                (step, option, translate) for step in changed for one, option, translate in ways if one == step.name
+            ]
+            if not reached:
                 flag = "--" + name.replace("_", "-")
                 raise QonnxError(f"{flag} has no effect in recipe '{self.name}'; leave it out or choose another recipe")
-        changed = tuple(Step(step.name, steps[index]) for index, step in enumerate(self.steps))
-        result = dataclasses.replace(self, steps=changed)
+            for step, option, translate in reached:
+                if option is not None:
+                    step.options[option] = translate(value)
+        result = dataclasses.replace(self, steps=tuple(changed))
         result.check()
         return result
 

@@ -43,7 +43,8 @@ class Settings:
         input_shapes: input name -> fixed shape, for models with dynamic shapes.
         min_sqnr: dB that each output must reach against the float model.
         max_drop: largest loss of `metric` against the float model (0.01 is one point of a hundred).
-        metric: what max_drop speaks of.
+        metric: what max_drop speaks of: "top1" is accuracy on data that carries integers named "label"; None is the
+            agreement of the largest output with the float model's.
         max_float: largest share of multiply-adds that may stay in float to hold the bound, 0…1.
         custom_op_library: libraries of other people's operators, for every session that is opened.
         threads: of every session; None: ONNX Runtime decides.
@@ -76,7 +77,7 @@ class Settings:
     input_shapes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     min_sqnr: float | None = None
     max_drop: float | None = None
-    metric: Literal["top1", "sqnr", "cosine"] | None = None
+    metric: Literal["top1"] | None = None
     max_float: float | None = None
     custom_op_library: tuple[str, ...] = ()
     threads: int | None = None
@@ -94,8 +95,12 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise QonnxError(f"option '{name}' is {value} but must lie between {low:g} and {high:g}")
-        if self.max_drop is not None and self.metric is None:
-            object.__setattr__(self, "metric", "top1")
+        if self.percentile is not None and self.calibration_method is None:
+            object.__setattr__(self, "calibration_method", "percentile")
+        if self.percentile is not None and self.calibration_method != "percentile":
+            raise QonnxError(
+                f"--percentile has no effect with --calibration-method {self.calibration_method}; leave it out"
+            )
 
     def selects(self, node: ir.Node) -> bool:
         """Whether the user's patterns let this node be quantized."""

@@ -50,7 +50,7 @@ OPTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "how good it must be": {
         "min_sqnr": ("DB", "signal to quantization noise that every output must reach"),
         "max_drop": ("X", "largest loss of the metric against the float model"),
-        "metric": ("NAME", "what --max-drop speaks of: top1, sqnr or cosine"),
+        "metric": ("NAME", "top1: accuracy on data with labels (default: agreement with the float model)"),
         "max_float": ("SHARE", "largest share of multiply-adds kept in float for it, 0 to 1"),
     },
     "how it runs": {
