@@ -2,8 +2,9 @@
 
 Bin i covers [i·w, (i+1)·w) with w = 2**exponent. The exponent is the smallest for which the bins that cover 0 and every
 value seen number at most `BINS`; when a value falls outside, pairs of bins are merged (i -> i // 2) and w doubles.
-So the result depends only on the values, never on their order or on how they were split: merging is exact. At least
-half of `BINS` are in use whatever the sign of the data (a histogram on [-R, R) wastes half of them on positive data).
+Values under 2⁻¹²⁶ widths count as 0. So the result depends only on the values, never on their order or on how they were
+split: merging is exact. At least half of `BINS` are in use whatever the sign of the data (a histogram on [-R, R) wastes
+half of them on positive data).
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def choose_range(
     """
     if not stats.minimum <= stats.maximum:
         raise QonnxError("a tensor without a single finite value has no range; leave its node in float")
-    function, (flat_low, flat_high) = activation(after) if after else (None, (-np.inf, np.inf))
+    function, (flat_low, flat_high) = _follower(after, format, stats)
     low, high = _within(stats.minimum, stats.maximum, flat_low, flat_high)
     method = "min-max" if method == "minmax" else method
     if method != "min-max":
@@ -62,6 +62,20 @@ def choose_range(
             low, high = _entropy(stats.histogram, format, low, high)
     low, high = _within(low * headroom, high * headroom, flat_low, flat_high)
     return float(low), float(high)
+
+
+def _follower(after: str | None, format: IntFormat, stats: Stats) -> tuple[Function | None, tuple[float, float]]:
+    """The following activation, and the interval outside of which values may be cut off.
+
+    Rounding the zero point moves the grid by up to half a step. Where everything beyond −3 is 0, a grid that ends at
+    −2.99 would turn all of that into one wrong constant, so a flat end other than 0 is passed by half a step.
+    """
+    if after is None:
+        return None, (-np.inf, np.inf)
+    function, flat = activation(after)
+    low, high = _within(stats.minimum, stats.maximum, *flat)
+    half = (high - low) / (format.maximum - format.minimum) / 2
+    return function, (flat[0] - half * (flat[0] < 0), flat[1] + half * (flat[1] > 0))
 
 
 def _within(low: float, high: float, flat_low: float, flat_high: float) -> tuple[float, float]:

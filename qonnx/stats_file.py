@@ -90,7 +90,7 @@ def load_stats(path: str | os.PathLike, fingerprint: str | None = None) -> dict[
                     "choose another file name with --stats, or delete it"
                 )
             return {name: _read(row, file) for name, row in header["tensors"].items()}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise QonnxError(f"'{path}' is not a statistics file ({error}); delete it and observe again") from error
 
 
