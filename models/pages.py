@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from models import photos, real, text_lines
+from qonnx.errors import QonnxError
 
 HEIGHT, WIDTH = 480, 640  # multiples of 32, as the model demands; one size, so that samples stack
 SCANS = ("page.png", "text.png")
@@ -21,6 +22,8 @@ SCANS = ("page.png", "text.png")
 
 def pages(split: str, count: int, seed: int = 0) -> list[np.ndarray]:
     """`count` float32 arrays [1,3,480,640] in [-1, 1]; each from its own generator."""
+    if split not in text_lines.FAMILIES:
+        raise QonnxError(f"there is no split '{split}' of the pages; choose one of {', '.join(text_lines.FAMILIES)}")
     place = list(text_lines.FAMILIES).index(split)
     scans = SCANS if split == "evaluation" else ()
     images = [

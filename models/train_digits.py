@@ -105,7 +105,7 @@ def export(model: nn.Module, path) -> None:
 
 
 def main() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # such small products only wait for a second thread
     for build, path in ((ConvNet, digits.CNN), (VisionTransformer, digits.VIT)):
         torch.manual_seed(0)
         with warnings.catch_warnings():
