@@ -124,9 +124,13 @@ def _load_problem(path: str) -> str:
     try:
         import onnxruntime
 
+        from qonnx.runtime import RUN_ERRORS
+    except (ImportError, QonnxError):
+        return ""  # without ONNX Runtime there is nothing to load it into; `_runtime` says so
+    try:
         onnxruntime.SessionOptions().register_custom_ops_library(path)
-    except (ImportError, OSError, RuntimeError) as error:
-        return str(error).strip().splitlines()[0]
+    except RUN_ERRORS as error:
+        return str(error).strip().splitlines()[0].rpartition(f"{path}: ")[2]
     return ""
 
 

@@ -87,6 +87,7 @@ class Target:
 def read_target(path: pathlib.Path) -> Target:
     """One target from its TOML file; QonnxError names a misspelt or missing key and a value of the wrong type."""
     rows = tomllib.loads(path.read_text())
+    check_names(rows, [field.name for field in dataclasses.fields(Target)], "key", f"in {path.name}")
     for key in ("activation", "weight"):
         rows[key] = Numbers(**_fields(rows.get(key, {}), Numbers, f"under '{key}' in {path.name}"))
     return Target(name=path.stem, **_fields(rows, Target, f"in {path.name}", given=("name",)))
