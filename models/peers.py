@@ -23,8 +23,8 @@ Feeds = list[dict[str, np.ndarray]]
 # Environment -> what pip installs into it.
 ENVIRONMENTS = {
     "ort": ("onnxruntime==1.32.0", "onnx==1.23.2", "onnx_ir", "sympy"),
-    "nncf": ("nncf==3.4.0", "onnxruntime==1.32.0", "onnx"),
-    "onnxsim": ("onnxsim==0.8.1", "onnxruntime==1.32.0", "onnx"),
+    "nncf": ("nncf==3.4.0", "onnxruntime==1.32.0", "onnx==1.23.2", "sympy"),
+    "onnxsim": ("onnxsim==0.8.1", "onnxruntime==1.32.0", "onnx==1.23.2"),
     "modelopt": ("nvidia-modelopt[onnx]==0.47.0",),
     "quark": ("amd-quark==0.13", "onnxruntime==1.32.0", "onnx==1.22.0", "setuptools"),
 }
@@ -143,6 +143,15 @@ def _nncf(model: str, feeds: Feeds, output: str, **options: Any) -> None:
     onnx.save(result, output)
 
 
+def onnxsim_static(model: str, feeds: Feeds, output: str) -> None:
+    """onnxsim's static quantization: products with constant weights only, so attention's own products stay float."""
+    import onnx
+    import onnxsim
+
+    simplified, _ = onnxsim.simplify(model)
+    onnx.save(onnxsim.quantize_static(simplified, feeds), output)
+
+
 def modelopt_max(model: str, feeds: Feeds, output: str) -> None:
     """NVIDIA ModelOpt, int8 with maximum calibration, on a copy: it writes into the file that it is given."""
     import shutil
@@ -192,6 +201,7 @@ PEERS: dict[str, Peer] = {
     "NNCF, defaults": Peer("nncf", nncf_default, _ALL, by_default=False),
     "NNCF, prepared": Peer("nncf", prepared(nncf_default), _OCR, by_default=False),
     "NNCF transformer, SmoothQuant 0.5": Peer("nncf", nncf_transformer, ("vit-s",), by_default=False),
+    "onnxsim static": Peer("onnxsim", onnxsim_static, _ALL, by_default=False),
     "ModelOpt int8 max": Peer("modelopt", modelopt_max, _ALL, by_default=False),
     "Quark A8W8": Peer("quark", quark_a8w8, _ALL, by_default=False),
 }
