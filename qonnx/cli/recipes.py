@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
+import sys
 
 from qonnx.cli.parser import Parser
 from qonnx.cli.screen import screen, table
@@ -41,13 +43,17 @@ def _show(one: Recipe) -> None:
     console.print(f"[bold]{one.name}[/]  {one.title}; {'needs' if one.needs_data else 'needs no'} data\n")
     rows = table("pass", "what it does", "options")
     for step in one.steps:
-        rows.add_row(step.name, first_sentence(PASSES[step.name].__doc__ or ""), _options(step.name, step.options))
+        rows.add_row(step.name, first_line(step.name), _options(step.name, step.options))
     console.print(rows)
 
 
-def first_sentence(text: str) -> str:
-    """The first paragraph of a docstring on one line."""
-    return " ".join(text.strip().split("\n\n")[0].split())
+def first_line(name: str) -> str:
+    """What a pass does: the first line of its file, without the pass's name in front ("Tidy: sort the graph …")."""
+    line = (sys.modules[PASSES[name].__module__].__doc__ or "").strip().partition("\n")[0]
+    head, _, rest = line.partition(": ")
+    if rest and re.split("[_ ]", head.lower())[0] == name.split("_")[0]:
+        line = rest
+    return line[:1].upper() + line[1:]
 
 
 def _options(name: str, given: dict) -> str:
