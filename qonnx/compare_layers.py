@@ -21,7 +21,7 @@ from qonnx.footprint import layer_bytes
 from qonnx.forced import decoded_copy, forced
 from qonnx.multiply_adds import multiply_adds
 from qonnx.operators import ELIGIBLE, INTEGER_OPERATORS, WEIGHT_ONLY_OPERATORS, dequantized, quantized_type
-from qonnx.probes import shapes, tapped, values
+from qonnx.probes import Shapes, tapped, values
 from qonnx.quantizers import QuantizerTrial, grids
 from qonnx.runtime import session
 
@@ -38,6 +38,7 @@ def compare_layers(
     reference: ir.Model,
     result: ir.Model,
     feeds: Sequence[tuple[Feed, Feed]],
+    measured: tuple[Shapes, Shapes],
     *,
     threads: int | None = None,
     libraries: Sequence[str] = (),
@@ -45,10 +46,10 @@ def compare_layers(
 ) -> tuple[tuple[LayerError, ...], tuple[QuantizerError, ...]]:
     """Layers in the order of the float model, and the activation quantizers, worst first.
 
-    `feeds`: for each sample what the reference and what the result is fed with.
+    `feeds`: for each sample what the reference and what the result is fed with. `measured`: shapes of both models'
+    tensors on the first sample.
     """
     settings = {"optimization": "none", "threads": threads, "libraries": libraries}
-    measured = shapes(reference, feeds[0][0], threads, libraries), shapes(result, feeds[0][1], threads, libraries)
     tensors = [name for name in _tensors(reference.graph) if name in measured[0]]
     matches = correspond(reference.graph, result.graph, tensors, measured)
     types = _float_types(reference, result, matches, settings)

@@ -13,8 +13,7 @@ from collections.abc import Iterable, Mapping
 import onnx_ir as ir
 
 from qonnx.operators import base_operator
-
-Shapes = Mapping[str, tuple[int, ...]]
+from qonnx.probes import Shapes
 
 # Integer operators whose output is codes: where they keep the scale and zero point of that output.
 OUTPUT_SCALE = {
@@ -35,7 +34,11 @@ OUTPUT_SCALE = {
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """The counterpart of a tensor: a value of the result, and how it was found. If `codes`, the value is integers."""
+    """The counterpart of a tensor: a value of the result, and how it was found. If `codes`, the value is integers.
+
+    A tensor that is read only through its quantizer is matched behind it. So each quantizer belongs to one layer, which
+    makes the tensor, and a ReLU that a tool has dropped in favour of the quantizer's clipping is no error.
+    """
 
     value: str
     how: str  # "name", "producer" or "order"
@@ -80,7 +83,7 @@ class _Candidates:
     def by_name(self, name: str, shape: tuple[int, ...] | None) -> Match | None:
         value = self.values.get(name)
         if value is not None and self.shapes.get(name) == shape and not is_codes(value):
-            return Match(name, "name")
+            return self.match(value, "name")
         return None
 
     def by_producer(self, node: ir.Node | None, name: str, shape: tuple[int, ...] | None) -> Match | None:
@@ -100,9 +103,12 @@ class _Candidates:
         return None
 
     def match(self, value: ir.Value, how: str) -> Match | None:
-        """`value`, or the float tensor that its codes become."""
+        """What readers of `value` see of it: itself, or behind the Q/DQ pair if all read it through one."""
+        uses = [use.node for use in value.uses()]
         if not is_codes(value):
-            return Match(value.name, how)
+            if len(uses) != 1 or uses[0].op_type != "QuantizeLinear" or value.is_graph_output():
+                return Match(value.name, how)
+            value = uses[0].outputs[0]
         for use in value.uses():
             if use.node.op_type == "DequantizeLinear" and use.idx == 0:
                 return Match(use.node.outputs[0].name, how)

@@ -67,12 +67,14 @@ def _cut(graph: ir.Graph, value: ir.Value, source: ir.Value, codes: bool, keep: 
 
 
 def _cut_codes(graph: ir.Graph, codes: ir.Value, source: ir.Value, scale: list[ir.Value | None], keep: set) -> bool:
-    """Let readers of `codes`, other than those that decode it into a value of `keep`, read `source` quantized."""
-    uses = [
-        (node, index)
-        for node, index in codes.uses()
-        if not (node.op_type == "DequantizeLinear" and node.outputs[0] in keep)
-    ]
+    """Let integer operators that read `codes` read `source` quantized, and those that read it decoded, `source`."""
+    uses = []
+    for node, index in list(codes.uses()):
+        if node.op_type != "DequantizeLinear":
+            uses.append((node, index))
+        elif node.outputs[0] not in keep:
+            for reader, position in list(node.outputs[0].uses()):
+                reader.replace_input_with(position, source)
     if not uses or codes.producer().op_type not in OUTPUT_SCALE:
         return False
     quantize = ir.node("QuantizeLinear", [source, *scale], name=f"{source.name}_quantize")

@@ -15,6 +15,7 @@ import onnxruntime as ort
 from qonnx.runtime import session
 
 _NOT_TENSORS = ("Sequence", "Optional", "SplitToSequence", "ZipMap", "Loop", "If", "Scan", "StringNormalizer")
+Shapes = Mapping[str, tuple[int, ...]]  # by name of value
 
 
 def values(graph: ir.Graph) -> dict[str, ir.Value]:

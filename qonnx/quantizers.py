@@ -51,7 +51,8 @@ class Grid:
 
 
 def grids(graph: ir.Graph) -> dict[str, Grid]:
-    """Constant per-tensor grids of the QuantizeLinear nodes of `graph`, by the name of the value they quantize."""
+    """Constant per-tensor grids of the QuantizeLinear nodes of `graph`, by name: of the value that they
+    quantize, and of that behind the pair."""
     found = {}
     for node in graph:
         if node.op_type != "QuantizeLinear":
@@ -67,7 +68,9 @@ def grids(graph: ir.Graph) -> dict[str, Grid]:
         low, high = (-half, half - 1) if kind.is_signed() else (0, 2 * half - 1)
         zero = int(np.asarray(zero_point).reshape(()).astype(np.int64))
         grid = Grid(integer_name(kind), float(np.asarray(scale).reshape(())), zero, low, high)
-        found.setdefault(node.inputs[0].name, grid)
+        decoded = [use.node.outputs[0].name for use in node.outputs[0].uses() if use.node.op_type == "DequantizeLinear"]
+        for name in (node.inputs[0].name, *decoded):
+            found.setdefault(name, grid)
     return found
 
 
