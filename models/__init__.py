@@ -1,0 +1,1 @@
+"""What the project measures itself with: real and tiny models, the data they see, scores, and the benchmark."""

@@ -246,5 +246,7 @@ def test_float_recognition_reads_the_lines():
 @pytest.mark.real
 def test_path_on_the_command_line():
     command = [sys.executable, "-m", "models.real", "vit-s"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    printed = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=bench.FOLDER.parent
+    ).stdout.strip()
     assert printed == str(real.path("vit-s"))
