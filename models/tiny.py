@@ -34,6 +34,9 @@ def build(text: str, seed: int = 0) -> ir.Model:
     for body in model.graphs():
         for i, node in enumerate(body):
             node.name = node.name or f"{node.op_type}_{node.outputs[0].name}_{i}"
+            ir.convenience.get_const_tensor(
+                node.outputs[0]
+            )  # names the tensor of a Constant, as the first reader would
     model.graph.sort()
     return model
 

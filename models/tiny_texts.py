@@ -1,7 +1,7 @@
 """TEXTS: one tiny model in ONNX text for every spelling that exporters use and every construct that trips tools up.
 
-Graph inputs named w…, b…, gamma, beta, mean, variance, table or empty are weights: `models.tiny` gives them seeded numbers.
-What is between `=>` and `{` are the outputs; `B` and `T` are open dimensions.
+Graph inputs named w…, b…, gamma, beta, mean, variance, table or empty are weights: `models.tiny` gives them seeded
+numbers. What is between `=>` and `{` are the outputs; `B` and `T` are open dimensions.
 """
 
 from __future__ import annotations
@@ -263,8 +263,8 @@ _LINEAR = {
         two = Constant<value = float {{2.0}}>()
         y = Mul(m2, two)
     }}""",
-    "attention": f"""{_17} g (float[B,T,8] x, float[8,8] w_q, float[8] b_q, float[8,8] w_k, float[8] b_k, float[8,8] w_v,
-        float[8,8] w_o, float[8] b_o) => (float[B,T,8] y) {{
+    "attention": f"""{_17} g (float[B,T,8] x, float[8,8] w_q, float[8] b_q, float[8,8] w_k, float[8] b_k, 
+        float[8,8] w_v, float[8,8] w_o, float[8] b_o) => (float[B,T,8] y) {{
         zero = Constant<value_ints = [0]>()
         one = Constant<value_ints = [1]>()
         two = Constant<value_ints = [2]>()
@@ -341,7 +341,8 @@ _CONSTRUCTS = {
             }}
         >
     }}""",
-    "Scan with a linear layer": f"""{_17} g (float[T,4] x, float[4] start, float[4,4] w) => (float[4] last, float[T,4] y) {{
+    "Scan with a linear layer": f"""{_17} g (float[T,4] x, float[4] start, float[4,4] w)
+        => (float[4] last, float[T,4] y) {{
         last, y = Scan<num_scan_inputs: int = 1,
             body = step (float[4] s, float[4] e) => (float[4] s_out, float[4] o) {{
                 t = Add(s, e)

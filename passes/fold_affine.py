@@ -19,10 +19,12 @@ from qonnx.passes.linear import LINEAR, Linear, fits, linear, per_channel
 from qonnx.passes.rewire import (
     array,
     bodies,
+    dims_of,
     initializer,
     is_constant,
     is_op,
     only_use,
+    rank,
     remove_unused,
     scalar,
     set_input,
@@ -109,12 +111,10 @@ def _scalar_behind_moves(node: ir.Node) -> ir.Node | None:
             index = 0 if data is not None and not is_constant(data) else 1
             constant = node.inputs[1 - index]
             factor = scalar(constant)
-            rank_grows = constant is None or (len(constant.shape) > 1 and node.inputs[index].shape is None)
-            if factor in (None, 0.0) or rank_grows or (node.op_type == "Div" and index == 1):
+            if factor in (None, 0.0) or (node.op_type == "Div" and index == 1):
                 return None
-            if node.inputs[index].shape is not None and len(constant.shape) > len(node.inputs[index].shape):
-                return None
-            return node
+            known = rank(node.inputs[index])
+            return node if len(dims_of(constant)) <= (1 if known is None else known) else None
     return None
 
 
@@ -227,11 +227,11 @@ def _fold_factor_behind_shift(layer: Linear, step: ir.Node, shift: np.ndarray, i
     if not fits(weight, layer.weight.dtype) or not fits(moved, layer.weight.dtype):
         return False
     moved = moved if step.op_type == "Add" else -moved
-    if (scale == scale[0]).all() and constant.shape is not None:
-        dims = constant.shape.numpy()
+    if (scale == scale[0]).all():
+        dims = dims_of(constant)
         moved = array(constant).astype(np.float64) / scale[0]
     else:
-        dims = [len(moved)] + [1] * (len(layer.weight.shape) - 2 if layer.axis == 1 else 0)
+        dims = [len(moved)] + [1] * (len(dims_of(layer.weight)) - 2 if layer.axis == 1 else 0)
     data_type = array(constant).dtype
     set_input(
         step, 1 - index, initializer(step.graph, f"{step.outputs[0].name}.shift", moved.reshape(dims).astype(data_type))

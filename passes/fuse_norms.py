@@ -71,12 +71,10 @@ def _emit(node: ir.Node, found: Normalised) -> str | None:
             last, shift = step
     elif value is not last and value.dtype == found.x.dtype:
         last = value
-    x = found.x
-    kind = last.dtype or x.dtype
-    if kind is None or (x.dtype is not None and x.dtype != kind):
-        x = _island_input(node, found)
-        if x is None or x.dtype != kind:
-            return None
+    kind = last.dtype or found.x.dtype
+    x = None if kind is None else _input_of_type(found.x, kind)
+    if x is None:
+        return None
     if dims is None and scale is not None:
         dims = [*scale.shape][-found.axes :] if scale.ndim >= found.axes else None
     if dims is None:
@@ -142,12 +140,8 @@ def _constant_step(value: ir.Value, kind: str, axes: int, dims: list[int] | None
     return use.node.outputs[0], data.astype(np.float64)
 
 
-def _island_input(node: ir.Node, found: Normalised) -> ir.Value | None:
-    """Inside an island whose end keeps float32: the value behind the Cast that opened it, or the one before."""
-    outside = through_casts(found.x)
-    for value in (outside, *(use.node.outputs[0] for use in outside.uses() if is_op(use.node, "Cast"))):
-        if value.dtype == node.outputs[0].dtype or value is outside:
-            candidate = value
-            if value.dtype == node.outputs[0].dtype:
-                return candidate
-    return outside
+def _input_of_type(x: ir.Value, kind: ir.DataType) -> ir.Value | None:
+    """`x`, or what it was before a Cast, or another Cast of that, whichever has the type."""
+    outside = through_casts(x)
+    casts = [use.node.outputs[0] for use in outside.uses() if is_op(use.node, "Cast")]
+    return next((value for value in (x, outside, *casts) if value.dtype == kind), None)

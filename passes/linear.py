@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from qonnx.passes.rewire import (
     array,
+    dims_of,
     floats,
     initializer,
     integer,
@@ -82,7 +83,7 @@ class Linear:
     @property
     def inputs(self) -> int:
         """Number of input channels."""
-        shape = self.weight.shape.numpy()
+        shape = dims_of(self.weight)
         if self.node.op_type == "Conv":
             return shape[1] * integer(self.node, "group", 1)
         if self.node.op_type == "Gemm":
@@ -133,7 +134,7 @@ def linear(node: ir.Node) -> Linear | None:
     if not is_op(node, *LINEAR) or len(node.inputs) < 2 or not is_constant(node.inputs[1]):
         return None
     weight = node.inputs[1]
-    dims = ir.convenience.get_const_tensor(weight).shape.numpy()
+    dims = dims_of(weight)
     if len(weight.uses()) != 1 or len(dims) < 2 or not weight.dtype.is_floating_point():
         return None
     if node.op_type == "MatMul":
@@ -166,7 +167,7 @@ def _is_vector(value: ir.Value | None, size: int) -> bool:
     """Whether the constant has one element, or `size` on its last axis and 1 elsewhere."""
     if not is_constant(value):
         return False
-    dims = ir.convenience.get_const_tensor(value).shape.numpy()
+    dims = dims_of(value)
     return len(dims) <= 1 and (len(dims) == 0 or dims[-1] in (1, size))
 
 
@@ -177,7 +178,7 @@ def per_channel(constant: ir.Value | None, value: ir.Value, channels: int, axis:
     """
     if not is_constant(constant):
         return None
-    dims = ir.convenience.get_const_tensor(constant).shape.numpy()
+    dims = dims_of(constant)
     known = rank(value)
     if known is None:
         if len(dims) > 1 or (axis != -1 and dims not in ((), (1,))):

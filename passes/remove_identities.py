@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from qonnx.passes.base import Change, Pass
-from qonnx.passes.rewire import array, bodies, integer, integers, is_op, remove_unused, scalar
+from qonnx.passes.rewire import array, bodies, dims_of, integer, integers, is_op, remove_unused, scalar
 
 
 @dataclasses.dataclass
@@ -70,8 +70,8 @@ def neutral(node: ir.Node) -> ir.Value | None:
     for index in (1,) if node.op_type in ("Div", "Sub") else (1, 0):
         constant, other = node.inputs[index], node.inputs[1 - index]
         if other is not None and scalar(constant) == wanted:
-            lower = len(constant.shape) == 0 or (other.shape is not None and len(constant.shape) <= len(other.shape))
-            if lower:
+            dims = len(dims_of(constant))
+            if dims == 0 or (other.shape is not None and dims <= len(other.shape)):
                 return other
     return None
 

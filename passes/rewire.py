@@ -53,6 +53,11 @@ def scalar(value: ir.Value | None) -> float | None:
     return float(tensor.numpy().reshape(()))
 
 
+def dims_of(value: ir.Value) -> tuple[int, ...]:
+    """The shape of a constant; that of its tensor, for a Constant node's output may have none."""
+    return ir.convenience.get_const_tensor(value).shape.numpy()
+
+
 def rank(value: ir.Value | None) -> int | None:
     return None if value is None or value.shape is None else len(value.shape)
 
@@ -91,7 +96,7 @@ def fresh_name(graph: ir.Graph, wanted: str) -> str:
 def initializer(graph: ir.Graph, name: str, data: np.ndarray) -> ir.Value:
     """A new constant of the graph, under a free name near `name`."""
     name = fresh_name(graph, name)
-    tensor = ir.tensor(np.ascontiguousarray(data), name=name)
+    tensor = ir.tensor(np.asarray(data, order="C"), name=name)
     value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
