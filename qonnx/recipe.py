@@ -115,6 +115,8 @@ class Recipe:
 
     def override(self, settings: Settings) -> Recipe:
         """The recipe with the user's options in place of its own; an option that no pass takes is a QonnxError."""
+        if not settings.keep_io_types:
+            raise QonnxError("--no-keep-io-types has no effect: every recipe keeps the types of inputs and outputs")
         changed = [Step(step.name, dict(step.options)) for step in self.steps]
         for name, ways in OVERRIDES.items():
             value = getattr(settings, name)
@@ -162,7 +164,7 @@ class Recipe:
             "target": target,
             "data": data,
             "settings": settings,
-            "stats_file": None if settings.stats is None else str(settings.stats),
+            "stats_file": _stats_file(settings, data),
             "threads": settings.threads,
             "libraries": settings.custom_op_library,
             **extra,
@@ -257,6 +259,11 @@ def choose_recipe(settings: Settings, *, has_data: bool) -> Recipe:
 # Presets: one TOML file each, in the order in which `qonnx recipes` lists them.
 _FOLDER = pathlib.Path(__file__).parent / "recipes"
 RECIPES: dict[str, pathlib.Path] = {path.stem: path for path in sorted(_FOLDER.glob("*.toml"))}
+
+
+def _stats_file(settings: Settings, data: Any) -> str | None:
+    """The file that `observe` reads and extends; a dry run with data leaves it alone, because it writes nothing."""
+    return None if settings.stats is None or (settings.dry_run and data is not None) else str(settings.stats)
 
 
 def _tick(progress: Progress, name: str, total: int | None, done: int) -> None:

@@ -6,12 +6,16 @@ import argparse
 import pathlib
 import sys
 
+from rich.markup import escape
+
+from qonnx.cli.ending import finish
 from qonnx.cli.parser import Parser, add_data, add_settings, given_settings
 from qonnx.cli.progress import ticking
-from qonnx.cli.screen import screen
+from qonnx.cli.screen import screen, table
 from qonnx.convert import convert
 from qonnx.errors import QonnxError
-from qonnx.report_terminal import print_report
+from qonnx.ledger import explain
+from qonnx.report import Report
 from qonnx.settings import OUTPUT_SUFFIX, Settings
 
 EXAMPLE = """Names take exact values, globs ('*attn*') or 're:EXPRESSION'.
@@ -39,11 +43,20 @@ def run(options: argparse.Namespace) -> int:
         print("no --data: quantizing weights only, to 8 bits (pass --data for 8-bit activations)", file=sys.stderr)
     with ticking(quiet=settings.quiet) as progress:
         result = convert(options.model, data=options.data, settings=settings, progress=progress)
-    for path in (settings.report, settings.json):
-        if path is not None and not settings.dry_run:
-            result.report.write(path)
-    if not settings.quiet:
-        print_report(result.report, screen())
-    for sentence in result.report.broken:
-        print(f"qonnx: {sentence}", file=sys.stderr)
-    return 1 if result.report.broken else 0
+    if settings.dry_run and not settings.quiet:
+        _show_plan(result.report)
+        return 0
+    return finish(result.report, settings)
+
+
+def _show_plan(report: Report) -> None:
+    """Every node that could be quantized and what would become of it."""
+    rows = table("node", "operator", "plan")
+    for row in report.ledger:
+        why = f" ({row.detail})" if row.detail else ""
+        stays = f"[dim]stays: {explain(row.reason)}{escape(why)}[/]"
+        rows.add_row(escape(row.node), row.operator, row.detail if row.state == "done" else stays)
+    console = screen()
+    console.print(rows)
+    done = sum(row.state == "done" for row in report.ledger)
+    console.print(f"\n{done} of {len(report.ledger)} nodes would be quantized for {report.target}; nothing was written")

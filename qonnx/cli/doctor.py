@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
+from rich.markup import escape
+
 from qonnx.cli.parser import Parser
 from qonnx.cli.screen import screen, table
 from qonnx.doctor import diagnose
@@ -25,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         rows = table("", "", "")
         for line in lines:
-            remedy = f"\n[dim]→ {line.remedy}[/]" if line.remedy else ""
-            rows.add_row(_MARKS[line.state], line.subject, line.found + remedy)
+            remedy = f"\n[dim]→ {escape(line.remedy)}[/]" if line.remedy else ""
+            rows.add_row(_MARKS[line.state], line.subject, escape(line.found) + remedy)
         screen().print(rows)
     return 1 if any(line.state == "broken" for line in lines) else 0

@@ -6,6 +6,8 @@ import argparse
 import json
 from collections import Counter
 
+from rich.markup import escape
+
 from qonnx.cli.parser import Parser
 from qonnx.cli.screen import screen, table
 from qonnx.errors import QonnxError
@@ -59,7 +61,7 @@ def _show(findings: list[Finding], title: str, everything: bool) -> None:
         console.print(f"[bold {colour}]{mine[0].severity}[/] [bold]{name}[/]  {RULES[name].summary}")
         rows = table("", "", "")
         for one in mine if everything else mine[:SHOWN]:
-            rows.add_row("  " + one.operator, one.node, one.sentence)
+            rows.add_row("  " + one.operator, escape(one.node), escape(one.sentence))
         console.print(rows)
         if len(mine) > SHOWN and not everything:
             console.print(f"  [dim]… and {len(mine) - SHOWN} more (--all)[/]")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -37,6 +37,14 @@ class Ticker:
             self._bars.start()
             self._task = self._bars.add_task(what)
         self._bars.update(self._task, description=what.replace("_", " "), completed=done, total=total)
+
+    def track(self, items: Iterable, what: str) -> Iterator:
+        """`items`, each of which counts as one step of `what`."""
+        total = len(items) if hasattr(items, "__len__") else None
+        self(what, 0, total)
+        for done, item in enumerate(items, 1):
+            yield item
+            self(what, done, total)
 
     def stop(self) -> None:
         self._bars.stop()
