@@ -1,7 +1,7 @@
 """A Report as one HTML page: no request to anywhere, readable on a phone, in light and in dark, and on paper.
 
-Text order is the order in which people ask: is it good, how good, where does the error come from, how large and how fast,
-what was left out. Style and script are files beside this one, put into the page.
+Text order is the order in which people ask: is it good, how good, where does the error come from, how large and how
+fast, what was left out. Style and script are files beside this one, put into the page.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from qonnx.comparison import Comparison
 from qonnx.ledger import explain, summary
 from qonnx.oracles import ORACLES
 from qonnx.report import Report
-from qonnx.wording import decibel, duration, percent, plain, ratio, short, size, verdict
+from qonnx.wording import decibel, duration, percent, plain, ratio, short, size, tone, verdict
 
 WORST_LAYERS, WORST_TENSORS, WORST_NODES = 15, 9, 6
 
@@ -28,7 +28,7 @@ def render(report: Report) -> str:
     found = report.comparison
     sections = [_header(report)]
     if found:
-        sections += [_outputs(found), _layers(found), _tensors(found), _sizes(found), _speed(found)]
+        sections += [_outputs(found), _layers(found), _tensors(found), _sizes(found), _speed(found), _oracles(found)]
     sections += [_ledger(report), _steps(report), _origin(report)]
     title = f"{report.reference.name} → {report.result.name}" if report.result else report.reference.name
     return (
@@ -49,8 +49,7 @@ def _header(report: Report) -> str:
     arrow = f" <i>→</i> {escape(report.result.name)}" if report.result else ""
     parts = [f"<header><h1>{escape(report.reference.name)}{arrow}</h1>"]
     if found:
-        bad = bool(found.broken or found.worst_output.figures.not_finite)
-        parts.append(f'<div class="verdict{" bad" if bad else ""}">{escape(verdict(found))}</div>')
+        parts.append(f'<div class="verdict {tone(found)}">{escape(verdict(found))}</div>')
         parts.append(f'<div class="cards">{"".join(_cards(found))}</div>')
     elif report.result:
         before, after = report.reference.bytes, report.result.bytes
@@ -72,16 +71,14 @@ def _cards(found: Comparison) -> Iterable[str]:
         yield _card(
             "latency", duration(time.result.median), f"{ratio(time.ratio)} of {duration(time.reference.median)}"
         )
-    yield _card(
-        "signal to error", decibel(worst.figures.sqnr_db), f"worst sample {decibel(worst.figures.worst_sqnr_db)}"
-    )
+    yield _card("signal to error", decibel(worst.figures.sqnr_db), f"worst {decibel(worst.figures.worst_sqnr_db)}")
     if worst.top1 is not None:
         yield _card("top-1 agreement", percent(worst.top1), worst.top1_basis)
     if found.metric:
         yield _card(found.metric.name, plain(found.metric.result), f"float {plain(found.metric.reference)}")
     if found.fusion and found.fusion.shares:
-        nodes = f"{found.fusion.count('integer')} of {len(found.fusion.nodes)} compute nodes"
-        yield _card("multiply-adds on integers", percent(found.fusion.shares["integer"]), nodes)
+        nodes = f"{found.fusion.count('integer')} of {len(found.fusion.nodes)} nodes"
+        yield _card("integer arithmetic", percent(found.fusion.shares["integer"]), nodes)
     if before and after and before.memory and after.memory:
         times = f"{ratio(after.memory / before.memory)} of {size(before.memory)}"
         yield _card("weights in memory", size(after.memory), times)
@@ -90,7 +87,8 @@ def _cards(found: Comparison) -> Iterable[str]:
 
 
 def _card(what: str, value: str, note: str) -> str:
-    return f'<div class="card"><span class="what">{escape(what)}</span><b>{escape(value)}</b><small>{escape(note)}</small></div>'
+    inside = f'<span class="what">{escape(what)}</span><b>{escape(value)}</b><small>{escape(note)}</small>'
+    return f'<div class="card">{inside}</div>'
 
 
 def _outputs(found: Comparison) -> str:
@@ -102,14 +100,13 @@ def _outputs(found: Comparison) -> str:
         rows.append([f"<code>{escape(output.name)}</code> {escape(output.shape)}", *cells, percent(output.top1)])
     text = f"The result against the float model, both in ONNX Runtime as users run it, over {found.samples} samples."
     bases = {f"Top-1 agreement of {o.name}: {o.top1_basis}." for o in found.outputs if o.top1_basis}
-    parts = [f"<h2>Outputs</h2><p>{text} {escape(' '.join(sorted(bases)))}</p>", _table(heads, rows)]
-    if found.oracles:
-        parts.append(_oracles(found))
-    return "<section>" + "".join(parts) + "</section>"
+    return f"<section><h2>Outputs</h2><p>{text} {escape(' '.join(sorted(bases)))}</p>{_table(heads, rows)}</section>"
 
 
 def _oracles(found: Comparison) -> str:
     """The gaps between ways to run the result: outputs in full, nodes worst first."""
+    if not found.oracles:
+        return ""
     gaps = [gap for gap in found.oracles if gap.operator == "output"]
     nodes = [gap for gap in found.oracles if gap.operator != "output"]
     gaps += sorted(nodes, key=lambda gap: gap.figures.sqnr_db)[:WORST_NODES]
@@ -124,7 +121,7 @@ def _oracles(found: Comparison) -> str:
     )
     text += f"runtime's kernels do that the specification does not. {escape(covered)}."
     table = _table(["pair", "tensor or node", "operator", "#SQNR", "#largest error"], rows)
-    return f"<h2>Three oracles</h2><p>{text}</p>{table}"
+    return f"<section><h2>Three oracles</h2><p>{text}</p>{table}</section>"
 
 
 def _layers(found: Comparison) -> str:
@@ -139,9 +136,12 @@ def _layers(found: Comparison) -> str:
         cells += [f'<span class="meter"><i style="width:{width:.0f}%"></i></span>', decibel(own)]
         rows.append([*cells, decibel(layer.accumulated.sqnr_db if layer.accumulated else None)])
     missing = sum(not layer.matched for layer in found.layers)
-    text = f"""Isolated: each quantized layer fed with the float model's tensors, so only its own error shows. Accumulated:
-    each model's own run, with the errors of all earlier layers. Both without optimisation, over {found.layer_samples}
-    sample{"s" if found.layer_samples > 1 else ""}.{f" {missing} layers have no counterpart." if missing else ""}"""
+    samples = f"{found.layer_samples} sample{'s' if found.layer_samples > 1 else ''}"
+    text = (
+        "Isolated: each quantized layer fed with the float model's tensors, so only its own error shows. Accumulated: "
+    )
+    text += "each model's own run, with the errors of all earlier layers. Both without optimisation, over "
+    text += f"{samples}.{f' {missing} layers have no counterpart.' if missing else ''}"
     legend = '<div class="legend"><span class="one">isolated</span><span class="two">accumulated</span></div>'
     heads = ["layer", "operator", "numbers", "", "#isolated", "#accumulated"]
     table = f"<h2>Layers to look at first</h2>{_table(heads, rows)}" if rows else ""
@@ -160,8 +160,8 @@ def _tensors(found: Comparison) -> str:
         caption += f"{escape(trial.type)} · {decibel(trial.figures.sqnr_db)} · {percent(trial.clipped)} clipped · "
         caption += f"spans {plain(trial.minimum)} to {plain(trial.maximum)}"
         figures.append(f"<figure><figcaption>{caption}</figcaption>{plots.histogram(trial)}</figure>")
-    text = f"""The float model's values (counts on a logarithmic axis) where the quantizer's grid loses most. Dashed: the
-    range of its codes. Worst {len(figures)} of {len(found.quantizers)} activation quantizers."""
+    text = f"""The float model's values (counts on a logarithmic axis) where the quantizer's grid loses most.
+    Dashed: the range of its codes. Worst {len(figures)} of {len(found.quantizers)} activation quantizers."""
     return f'<section><h2>Worst tensors</h2><p>{text}</p><div class="grid3">{"".join(figures)}</div></section>'
 
 
@@ -170,14 +170,15 @@ def _sizes(found: Comparison) -> str:
     if not plot:
         return ""
     legend = '<div class="legend"><span class="two">float</span><span class="one square">result</span></div>'
-    return f'<section><h2>Size by layer</h2><p>The largest layers.</p>{legend}<div class="scroll plot">{plot}</div></section>'
+    text = "Stored constants of the largest layers."
+    return f'<section><h2>Size by layer</h2><p>{text}</p>{legend}<div class="scroll plot">{plot}</div></section>'
 
 
 def _speed(found: Comparison) -> str:
     parts = []
     if (time := found.latency) is not None:
-        text = f"""One sample, {time.threads} thread{"s" if time.threads > 1 else ""}, {time.provider}; both models in turns,
-        {time.rounds} rounds. Ratio {time.ratio:.2f}, from {time.ratio_p10:.2f} to {time.ratio_p90:.2f} (tenth to
+        text = f"""One sample, {time.threads} thread{"s" if time.threads > 1 else ""}, {time.provider}; both models in
+        turns, {time.rounds} rounds. Ratio {time.ratio:.2f}, from {time.ratio_p10:.2f} to {time.ratio_p90:.2f} (tenth to
         ninetieth percentile)."""
         parts.append(f'<h2>Latency</h2><p>{text}</p><div class="scroll plot">{plots.latency_bars(time)}</div>')
     if found.fusion and found.fusion.nodes:
@@ -213,9 +214,11 @@ def _ledger(report: Report) -> str:
         rows.append([f"<code>{escape(row.node)}</code>", escape(row.operator), state, escape(detail), macs])
     heads = ["node", "operator", "outcome", "detail", "#multiply-adds"]
     table = _table(heads, rows, sortable=True, identifier="ledger")
-    return f"""<section><h2>Coverage</h2><p>Every node that could be quantized, and what became of it.</p>
-<div class="chips">{"".join(chips)}</div><input id="filter" type="search" placeholder="Filter by name, operator or outcome"
-aria-label="Filter nodes">{table}</section>"""
+    hint = "Filter by name, operator or outcome"
+    search = f'<input id="filter" type="search" placeholder="{hint}" aria-label="{hint}">'
+    text = "Every node that could be quantized, and what became of it."
+    return f"""<section><h2>Coverage</h2><p>{text}</p>
+<div class="chips">{"".join(chips)}</div>{search}{table}</section>"""
 
 
 def _steps(report: Report) -> str:

@@ -58,7 +58,7 @@ def layer_sizes(layers: Sequence[LayerError], count: int = 14) -> str:
     rows = sorted((x for x in layers if x.bytes_reference), key=lambda x: -x.bytes_reference)[:count]
     if not rows:
         return ""
-    left, right, pitch = 380, 80, 26
+    left, right, pitch = 380, 140, 26
     largest = max(max(x.bytes_reference, x.bytes_result) for x in rows)
     scale = (WIDTH - left - right) / largest
     parts = []
@@ -69,16 +69,12 @@ def layer_sizes(layers: Sequence[LayerError], count: int = 14) -> str:
         for offset, name, count_bytes in ((0, "two", layer.bytes_reference), (10, "one", layer.bytes_result)):
             width = max(1.0, count_bytes * scale)
             title = f"{'float' if name == 'two' else 'result'} {size(count_bytes)}"
-            parts.append(f'<rect class="bar {name}" x="{left}" y="{y + offset}" width="{width:.1f}" height="9" rx="1.5">'
+            place = f'x="{left}" y="{y + offset}" width="{width:.1f}" height="9" rx="1.5"'
+            parts.append(f'<rect class="bar {name}" {place}>'
                          f"<title>{title}</title></rect>")  # fmt: skip
-            if name == "one":
-                parts.append(
-                    f'<text class="tick" x="{left + width + 6:.1f}" y="{y + offset + 9}">{size(count_bytes)}</text>'
-                )
-            else:
-                parts.append(
-                    f'<text class="tick faint" x="{left + width + 6:.1f}" y="{y + 8}">{size(count_bytes)}</text>'
-                )
+        both = f"{size(layer.bytes_reference)} → {size(layer.bytes_result)}"
+        end = left + max(layer.bytes_reference, layer.bytes_result) * scale
+        parts.append(f'<text class="tick" x="{end + 8:.1f}" y="{y + 14}">{both}</text>')
     return _svg(WIDTH, 12 + len(rows) * pitch, parts, "Stored bytes of the largest layers, float and result")
 
 
@@ -98,7 +94,8 @@ def histogram(trial: QuantizerError) -> str:
         if count:
             tall = math.log1p(count) / peak * (height - bottom - top)
             outside = not clip_low - bar <= i * bar <= clip_high
-            parts.append(f'<rect class="bar {"bad" if outside else "one"}" x="{i * bar:.2f}" y="{height - bottom - tall:.1f}" '
+            series = "bad" if outside else "one"
+            parts.append(f'<rect class="bar {series}" x="{i * bar:.2f}" y="{height - bottom - tall:.1f}" '
                          f'width="{bar + 0.1:.2f}" height="{tall:.1f}"/>')  # fmt: skip
     base = height - bottom
     parts.append(f'<line class="base" x1="0" x2="{width}" y1="{base}" y2="{base}"/>')

@@ -51,15 +51,17 @@ def plain(value: float) -> str:
 
 
 def short(name: str, width: int) -> str:
-    """`name` in at most `width` characters, its middle left out: the ends tell layers apart."""
+    """`name` in at most `width` characters, its beginning left out: the ends tell layers apart."""
+    name = name.removesuffix("_output_0")
     if len(name) <= width:
         return name
-    head = (width - 1) // 3
-    return f"{name[:head]}…{name[-(width - 1 - head) :]}"
+    tail = name[-(width - 1) :]
+    cut = tail.find("/")
+    return "…" + (tail[cut:] if 0 <= cut < width // 3 else tail)
 
 
 def verdict(comparison: Comparison) -> str:
-    """One sentence that says how far the result is from the reference."""
+    """A few words on how far the result is from the reference."""
     if comparison.broken:
         count = len(comparison.broken)
         return f"{count} bound{'s' if count > 1 else ''} broken"
@@ -72,3 +74,11 @@ def verdict(comparison: Comparison) -> str:
         if worst.sqnr_db >= limit:
             return words
     return "far from the reference"
+
+
+def tone(comparison: Comparison) -> str:
+    """How to colour the verdict: "good", "fair" or "bad"."""
+    worst = comparison.worst_output.figures
+    if comparison.broken or worst.not_finite or not worst.sqnr_db >= 15:
+        return "bad"
+    return "good" if worst.sqnr_db >= 30 else "fair"
