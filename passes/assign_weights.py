@@ -8,13 +8,15 @@ rows of a constant table, in the main graph and in every control-flow body. Case
 4. 4 and 2 bits: blocks along the input axis, asymmetric where the target allows. Where blocks do not fit (a kernel of
    several taps whose input channels are not whole blocks) 8 bits a channel: such layers are small and sensitive. Tables
    keep 8 bits too where the target gathers rows of codes: no runtime of those gathers smaller ones;
-5. not worth it: fewer than 1 KiB saved;
+5. not worth it: fewer than 1 KiB saved, or a convolution with fewer than 32 weights a channel (depthwise, first):
+   a few per cent of the file at most, but with so few terms rounding errors do not average out;
 6. a weight that anyone else reads is quantized only if all its readers have the same plan for it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -37,6 +39,7 @@ _BLOCKS = {8: 0, 4: 32, 2: 16}  # block by number of bits; 0: one scale a channe
 _OPSETS = {8: 13, 4: 21, 2: 25}  # the first that has the type, by number of bits
 _BLOCK_OPSET, _HALF_OPSET = 21, 19  # block_size; scales of 16-bit floats
 _WORTH = 1024  # bytes that a weight must save: three tensors and a node cost about 300 in the file, and a kernel call
+_TERMS = 32  # weights a channel of a convolution: case 5
 _NO_ZERO_POINT = {"asymmetric-weight", "nonzero-zero-point"}  # rules of targets
 
 
@@ -90,9 +93,8 @@ class AssignWeights(Pass):
                     skip(node, reason, detail)
                     continue
                 plan = Plan({}, self._format(node), 0 if node.op_type == "Gather" else 1)
-                saved = _saved(node, plan)
-                if saved < _WORTH:
-                    skip(node, "too-small", f"{saved} bytes saved")
+                if small := _too_small(node, plan):
+                    skip(node, "too-small", small)
                     continue
                 candidates[node] = plan
         for node, plan in candidates.items():
@@ -196,6 +198,16 @@ def _eligible(node: ir.Node) -> bool:
         tensor = ir.convenience.get_const_tensor(table)
         return tensor.dtype.is_floating_point() and len(tensor.shape) > 1
     return is_op(node, *PRODUCTS) and len(node.inputs) > 1
+
+
+def _too_small(node: ir.Node, plan: Plan) -> str:
+    """Case 5 in a few words; empty if the weight is large enough."""
+    if (saved := _saved(node, plan)) < _WORTH:
+        return f"{saved} bytes saved"
+    layout = layout_of(node)
+    outputs = layout.shape[1] * layout.groups if node.op_type == "ConvTranspose" else layout.shape[0]
+    terms = math.prod(layout.shape) // outputs
+    return f"{terms} weights a channel" if node.op_type in ("Conv", "ConvTranspose") and terms < _TERMS else ""
 
 
 def _saved(node: ir.Node, plan: Plan) -> int:

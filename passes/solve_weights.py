@@ -60,7 +60,7 @@ def solve(node: ir.Node, plan: Plan, solver: str, gram: np.ndarray | None) -> Qu
     layout = fitted(layout_of(node), format)
     weight = np.asarray(array(value), np.float32)
     if len(layout.shape) != 2 and node.op_type == "MatMul":  # a stack of matrices, one scale
-        codes = _rounded_scale(
+        codes = rounded_scale(
             SOLVERS["nearest"](weight.reshape(1, 1, -1), format), weight.reshape(1, 1, -1), value.dtype
         )
         stored = codes.codes.reshape(weight.shape).astype(format.numpy_dtype)
@@ -71,7 +71,7 @@ def solve(node: ir.Node, plan: Plan, solver: str, gram: np.ndarray | None) -> Qu
     if gram is not None and layout.taps_first:
         gram = gram[:, layout.columns[:, None], layout.columns]
     codes = SOLVERS[solver](rows, format, gram)
-    return to_tensor(_rounded_scale(codes, rows, value.dtype, renew=gram is None or solver != "gptq"), layout)
+    return to_tensor(rounded_scale(codes, rows, value.dtype, renew=gram is None or solver != "gptq"), layout)
 
 
 def fitted(layout: Layout, format: IntFormat) -> Layout:
@@ -85,7 +85,7 @@ def fitted(layout: Layout, format: IntFormat) -> Layout:
     return dataclasses.replace(layout, taps_first=format.granularity == "block" and "Conv" in layout.op)
 
 
-def _rounded_scale(codes: Codes, rows: np.ndarray, dtype: ir.DataType, renew: bool = True) -> Codes:
+def rounded_scale(codes: Codes, rows: np.ndarray, dtype: ir.DataType, renew: bool = True) -> Codes:
     """`codes` with scales that the model's float type holds; `renew` rounds the rows to them again."""
     if dtype not in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
         return codes

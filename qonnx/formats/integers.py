@@ -104,6 +104,8 @@ class IntFormat:
     def encode(self, x: np.ndarray, scale: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
         """Codes (int32) of `x`; scale and zero point broadcast against it."""
         codes = np.rint(x / scale)
+        if self.bits == 32:  # float32 would round the largest code up, out of the type
+            codes = codes.astype(np.float64)
         codes += zero_point
         return np.clip(codes, self.minimum, self.maximum, out=codes).astype(np.int32)
 

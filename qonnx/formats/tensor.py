@@ -41,7 +41,7 @@ class QuantizedTensor:
     @property
     def nbytes(self) -> int:
         """Bytes stored: packed codes, float32 scales, packed zero points where they are not implied."""
-        bits = self.codes.size * self.format.bits
+        arrays = [self.codes]
         if not self.format.symmetric or self.format.middle != 0:
-            bits += self.zero_point.size * self.format.bits
-        return (bits + 7) // 8 + self.scale.size * 4
+            arrays.append(self.zero_point)
+        return sum((array.size * self.format.bits + 7) // 8 for array in arrays) + self.scale.size * 4
