@@ -52,7 +52,7 @@ class Block(nn.Module):
         _, tokens, width = x.shape
         qkv = self.qkv(self.norm1(x)).reshape(-1, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         query, key, value = qkv[0], qkv[1], qkv[2]
-        weights = torch.softmax(query @ key.transpose(-2, -1) / math.sqrt(width // self.heads), dim=-1)
+        weights = torch.softmax(query @ key.transpose(-2, -1) / math.sqrt(self.qkv.in_features // self.heads), dim=-1)
         x = x + self.out((weights @ value).transpose(1, 2).reshape(-1, tokens, width))
         return x + self.contract(functional.gelu(self.expand(self.norm2(x))))
 
