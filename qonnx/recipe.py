@@ -58,11 +58,11 @@ OVERRIDES: dict[str, tuple[tuple[str, str | None, Callable[[Any], Any]], ...]] =
     "symmetric": (("assign_weights", "symmetric", _same),),
     "per_channel": (("assign", "granularity", _granularity), ("assign_weights", "granularity", _granularity)),
     "reduce_range": (("assign", None, _same), ("assign_weights", None, _same)),
+    "percentile": (("assign", "percentile", _same),),
     "calibration_method": (
         ("assign", "method", _same),
         ("observe", "histogram", lambda method: method != "min-max"),
     ),
-    "percentile": (("assign", "percentile", _same),),
     "opset": (("convert_opset", "opset", _same),),
     "max_float": (("protect", None, _same),),
 }

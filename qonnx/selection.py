@@ -47,8 +47,8 @@ def check_patterns(option: str, patterns: Iterable[str], candidates: Sequence[st
     for pattern in patterns:
         if not any(matches(pattern, name) for name in candidates):
             if pattern.startswith("re:") or set(pattern) & set("*?["):
-                remedy = "list the names with 'qonnx inspect' (a re: pattern must match the whole name)"
+                remedy = "list the names with 'qonnx inspect MODEL --nodes' (a re: pattern must match the whole name)"
             else:
                 hint = nearest(pattern, candidates)
-                remedy = hint if hint.startswith("did") else "list the names with 'qonnx inspect'"
+                remedy = hint if hint.startswith("did") else "list the names with 'qonnx inspect MODEL --nodes'"
             raise QonnxError(f"{option} '{pattern}' matches nothing in this model; {remedy}")
