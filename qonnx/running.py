@@ -51,12 +51,16 @@ class Running:
 
     def add_values(self, x: np.ndarray) -> None:
         """Histogram and Gram matrix of one sample's finite values `x`."""
-        if self.wish.histogram and x.size:
-            self.add_histogram(histogram(x, float(x.min()), float(x.max())))
+        if self.wish.histogram:
+            self.add_finite(x)
         if self.wish.gram:
             self.add_rows(x)
 
-    def add_histogram(self, more: Histogram) -> None:
+    def add_finite(self, x: np.ndarray) -> None:
+        """Histogram of finite values."""
+        if not x.size:
+            return
+        more = histogram(x, float(x.min()), float(x.max()))
         self.histogram = more if self.histogram is None else merge_histograms(self.histogram, more)
 
     def add_rows(self, x: np.ndarray) -> None:
@@ -85,8 +89,7 @@ class Running:
         high = np.where(finite, x, -np.inf).max(axis=axes)
         self.add_ranges(low, high, np.where(finite, x, 0).sum(axis=axes, dtype=np.float64))
         if self.wish.histogram:
-            kept = x[finite]
-            self.add_histogram(histogram(kept, float(kept.min()), float(kept.max())))
+            self.add_finite(x[finite])
 
     def gram(self) -> Gram | None:
         if self.matrix is None or not self.rows:

@@ -1,10 +1,12 @@
 """Native observers: ObserveSink nodes, which gather statistics of tensors where they lie, without any output.
 
-Only shapes are graph outputs, and the values of tensors that feed convolutions whose Gram matrix of patches is wished.
+Only shapes are graph outputs, and the values of tensors whose patches or histogram are wished: numpy counts a histogram
+in 4 to 5 ns a value, the sink in 10 to 20.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 from collections.abc import Mapping
@@ -14,7 +16,6 @@ import onnx_ir as ir
 
 from qonnx.custom_ops import DOMAIN
 from qonnx.custom_ops.observe import Observed, free, read, sink
-from qonnx.histogram import BINS
 from qonnx.running import Running
 from qonnx.stats import Gram, Stats, Window
 from qonnx.wishes import Builder, Wish
@@ -41,13 +42,11 @@ class NativeObservers:
             if axis is not None and rank is not None and not -rank <= axis < rank:
                 axis = None
             gram = wish.gram and axis is not None and _rows_are_channels(wish, axis, rank)
-            builder.graph.append(
-                sink(x, self.prefix + value.name, axis=axis, bins=2 * BINS if wish.histogram else 0, gram=gram)
-            )
+            builder.graph.append(sink(x, self.prefix + value.name, axis=axis, bins=0, gram=gram))
             self.wishes[value.name] = wish
-            self.running[value.name] = Running(wish, axis)
+            self.running[value.name] = Running(dataclasses.replace(wish, gram=wish.gram and not gram), axis)
             self.shapes[value.name] = builder.shape(value)
-            if wish.gram and not gram:
+            if wish.histogram or (wish.gram and not gram):
                 self.values[value.name] = builder.output(builder.as_float(value))
         self.outputs = tuple(dict.fromkeys([*self.shapes.values(), *self.values.values()]))
 
@@ -58,13 +57,15 @@ class NativeObservers:
         free(self.prefix)
 
     def add(self, arrays: Mapping[str, np.ndarray]) -> list[str]:
-        """Take in one sample's shapes and patches; sinks count NaN and infinities themselves."""
+        """Take in one sample's shapes and values; sinks count NaN and infinities themselves."""
         for name, output in self.shapes.items():
             self.running[name].add_shape(arrays[output])
         for name, output in self.values.items():
-            x = arrays[output]
-            if np.isfinite(x).all():
-                self.running[name].add_rows(x)
+            x, running = arrays[output], self.running[name]
+            if np.isfinite(x.min(initial=0)) and np.isfinite(x.max(initial=0)):
+                running.add_values(x)
+            elif running.wish.histogram:
+                running.add_finite(x[np.isfinite(x)])
         return []
 
     def add_faulty(self, name: str, values: np.ndarray) -> None:
@@ -90,7 +91,7 @@ class NativeObservers:
             channel_minimum=seen.channel_minimum.astype(np.float64) if by_channel else None,
             channel_maximum=seen.channel_maximum.astype(np.float64) if by_channel else None,
             channel_sum=seen.channel_total if by_channel else None,
-            histogram=seen.histogram if seen else None,
+            histogram=running.histogram,
             gram=gram,
         )
 
