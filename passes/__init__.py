@@ -1,17 +1,31 @@
 """PASSES: every pass by name, in the order in which recipes use them."""
 
+from qonnx.passes.assign import Assign
+from qonnx.passes.assign_weights import AssignWeights
 from qonnx.passes.base import Change, Pass, PassResult
 from qonnx.passes.convert_opset import ConvertOpset
+from qonnx.passes.correct_bias import CorrectBias
 from qonnx.passes.fold_affine import FoldAffine
 from qonnx.passes.fold_constants import FoldConstants
 from qonnx.passes.fold_norms import FoldNorms
 from qonnx.passes.fuse_norms import FuseLayerNorm, FuseRmsNorm
 from qonnx.passes.infer_shapes import InferShapes
 from qonnx.passes.inline_functions import InlineFunctions
+from qonnx.passes.label import Label
 from qonnx.passes.lift_constants import LiftConstants
+from qonnx.passes.lower import Lower
+from qonnx.passes.lower_dynamic import LowerDynamic
+from qonnx.passes.observe import Observe
+from qonnx.passes.patches_to_matmul import PatchesToMatMul
+from qonnx.passes.place_qdq import PlaceQDQ
+from qonnx.passes.protect import Protect
 from qonnx.passes.recognise_activations import RecogniseActivations
 from qonnx.passes.remove_dead import RemoveDead
 from qonnx.passes.remove_identities import RemoveIdentities
+from qonnx.passes.reparameterize import Reparameterize
+from qonnx.passes.solve_weights import SolveWeights
+from qonnx.passes.split_conv_transpose import SplitConvTranspose
+from qonnx.passes.tidy import Tidy
 
 PASSES: dict[str, type[Pass]] = {
     "inline_functions": InlineFunctions,
@@ -26,6 +40,20 @@ PASSES: dict[str, type[Pass]] = {
     "fold_norms": FoldNorms,
     "fold_affine": FoldAffine,
     "remove_dead": RemoveDead,
+    "split_conv_transpose": SplitConvTranspose,
+    "patches_to_matmul": PatchesToMatMul,
+    "label": Label,
+    "observe": Observe,
+    "reparameterize": Reparameterize,
+    "assign": Assign,
+    "assign_weights": AssignWeights,
+    "solve_weights": SolveWeights,
+    "protect": Protect,
+    "correct_bias": CorrectBias,
+    "place_qdq": PlaceQDQ,
+    "lower_dynamic": LowerDynamic,
+    "lower": Lower,
+    "tidy": Tidy,
 }
 
 # The passes that bring a model into one canonical spelling, in order: activations before fold_affine, which would

@@ -7,7 +7,8 @@ reason why it stays as it is. Cases, in order:
 3. no statistics, or not finite ones;
 4. attention × V: its left input are probabilities, whose uniform 8-bit codes cost 8-10 dB on transformers; they stay in
    higher precision unless `probabilities` is "quantize";
-5. otherwise Q/DQ on each activation, integer weights if they are constant, Q/DQ on the output if the target fuses so.
+5. an operator that the target runs in float still stores its constant weight as integers;
+6. otherwise Q/DQ on each activation, integer weights if they are constant, Q/DQ on the output if the target fuses so.
 
 Ranges: see qonnx.ranges. Outputs that an activation function follows are judged behind it; inputs of matrix products
 take `headroom` beyond what calibration saw, since unseen samples exceed it.
@@ -21,14 +22,16 @@ from typing import Any, Literal
 
 import onnx_ir as ir
 
+from qonnx.cpu import has_vnni
+from qonnx.errors import QonnxError
 from qonnx.formats import FORMATS, IntFormat
 from qonnx.notes import note, skip
 from qonnx.passes.base import Change, Pass
 from qonnx.passes.rewire import array, is_constant, is_op
 from qonnx.plan import Encoding, Plan, encoding
 from qonnx.ranges import choose_range
-from qonnx.runtime import has_vnni
 from qonnx.targets import Target
+from qonnx.targets.conditions import holds, sizes
 
 ELIGIBLE = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
@@ -55,6 +58,17 @@ class Assign(Pass):
     needs = ("observe",)
     tolerance = 0.0
 
+    def __post_init__(self):
+        for what, chosen, taken in (
+            ("activations", self.activation, self.target.activation_types),
+            ("weights", self.weight, self.target.weight_types),
+        ):
+            if chosen is not None and chosen not in taken:
+                raise QonnxError(
+                    f"target '{self.target.name}' takes {what} of type {', '.join(taken)}, not {chosen}; "
+                    "choose another recipe or target"
+                )
+
     def changes(self, model: ir.Model) -> Iterator[Change]:
         for graph in model.graphs():
             for node in graph:
@@ -64,10 +78,13 @@ class Assign(Pass):
                     skip(node, "subgraph")
                     continue
                 reason, detail = self._obstacle(node)
-                if reason:
+                if reason == "target-float" and is_constant(node.inputs[1]):
+                    plan = Plan({}, self._weight())
+                elif reason:
                     skip(node, reason, detail)
                     continue
-                plan = self._plan(node)
+                else:
+                    plan = self._plan(node)
                 note(node).plan = plan
                 for index, format in plan.inputs.items():
                     self._encode(node.inputs[index], format)
@@ -83,6 +100,10 @@ class Assign(Pass):
             return "excluded", why
         if node.op_type not in self.target.operators:
             return "target-float", f"{node.op_type} on {self.target.title}"
+        known = sizes(node) if self.target.exclude else {}
+        for row in self.target.exclude:
+            if row["op"] == node.op_type and holds(row["when"], known):
+                return "target-rule", row["when"]
         if any(_is_dequantized(x) for x in node.inputs[:2]):
             return "already-quantized", ""
         for value in [*_activations(node), *([output_of(node)] if self._quantizes_output(node) else [])]:
@@ -125,6 +146,8 @@ class Assign(Pass):
         weight = self._weight() if constant else None
         if constant and node.op_type == "MatMul" and len(node.inputs[1].shape) != 2 and weight.granularity == "channel":
             weight = dataclasses.replace(weight, granularity="tensor")  # a stack of matrices has no one channel axis
+        if constant and node.op_type in self.target.tensor_only:
+            weight = dataclasses.replace(weight, granularity="tensor")
         output = self._quantizes_output(node)
         own = len(node.inputs) > 2 and node.inputs[2] is not None
         bias = (

@@ -1,9 +1,12 @@
 """Correct biases: take out the mean error that quantization leaves on each output channel.
 
-b ← b − (E[y_q] − E[y]) per output channel, both means over the calibration data (Nagel et al. 2019, section 4.2;
-Finkelstein et al. 2019). E[y] was observed on the float model. y_q is measured on the quantized model as it stands,
-prefix included, for all layers in one run; what a layer inherits from layers before it is corrected there and measured
-again, so the rounds converge from the front to the back.
+b ← b − (E[Q(x)·Ŵ] − E[x·W]) per output channel (Nagel et al. 2019, section 4.2), both means over the same samples. The
+error is each layer's own: a twin of every planned layer reads the float model's tensors through the layer's Q/DQ and
+multiplies them with the solved weight, all in one run. Correcting the error that a layer inherits as well, measured for
+all layers at once, corrects the same shift in every layer that a residual stream passes through: on a ViT-S it turned
+25.9 dB into 21.8.
+
+Runs before Q/DQ is placed: the float bias of a planned layer changes, then becomes an int32 bias or stays a float Add.
 """
 
 from __future__ import annotations
@@ -17,72 +20,70 @@ import numpy as np
 import onnx_ir as ir
 
 from qonnx.calibrate import Wish, observe
-from qonnx.notes import note
+from qonnx.notes import clone, note
 from qonnx.passes.base import Change, Pass
+from qonnx.passes.qdq_writer import QDQWriter, value_names
 from qonnx.passes.reparameterize import add_to_bias
-from qonnx.passes.rewire import array, initializer, is_op, set_input
 from qonnx.plan import Plan
-from qonnx.stats import Stats
 
 
 @dataclasses.dataclass
 class CorrectBias(Pass):
-    """Correct the bias of every quantized layer. samples: of the data to measure on. rounds: of measuring and correcting."""
+    """Correct the bias of every planned layer of these operator types. samples: of the data to measure on."""
 
     data: Any
     settings: Any = None
     samples: int = 16
-    rounds: int = 2
+    operators: tuple[str, ...] = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
-    needs = ("observe", "place_qdq")
+    needs = ("assign", "solve_weights")
     tolerance = None
 
     def changes(self, model: ir.Model) -> Iterator[Change]:
-        layers = [node for node in model.graph if _correctable(node)]
+        layers = [node for node in model.graph if node.op_type in self.operators and _correctable(node)]
         if not layers:
             return
-        touched: dict[str, float] = {}
-        for _ in range(self.rounds):
-            found = self._measure(model, layers)
-            for node in layers:
-                name = _probe(node).name
-                if name not in found:
-                    continue
-                error = found[name].channel_mean - note(node.outputs[0]).stats.channel_mean
-                correct(node, -error)
-                touched[node.name or name] = float(np.abs(error).max())
-        for name, error in touched.items():
-            yield Change(name, f"bias corrected, last mean error {error:.2g}")
-
-    def _measure(self, model: ir.Model, layers: list[ir.Node]) -> dict[str, Stats]:
-        wishes = {_probe(node).name: Wish(channel_axis=note(node.outputs[0]).stats.channel_axis) for node in layers}
-        some = list(itertools.islice(iter(self.data), self.samples))
+        copy = clone(model)
+        twins = _add_twins(copy, self.operators)
+        wishes = {}
+        for node in layers:
+            axis = 1 if "Conv" in node.op_type else -1
+            for name in (node.outputs[0].name, twins[node.outputs[0].name]):
+                wishes[name] = Wish(channel_axis=axis)
+        some = itertools.islice(iter(self.data), self.samples)
         threads = None if self.settings is None else self.settings.threads
         libraries = () if self.settings is None else self.settings.custom_op_library
-        return observe(model, some, wishes, threads=threads, libraries=libraries)
+        found = observe(copy, some, wishes, threads=threads, libraries=libraries)
+        for node in layers:
+            name = node.outputs[0].name
+            true, twin = found.get(name), found.get(twins[name])
+            if true is None or twin is None or true.channel_sum is None or twin.channel_sum is None:
+                continue
+            error = twin.channel_mean - true.channel_mean
+            note(node).corrected = True
+            add_to_bias(node, -error, np.dtype(np.float32))
+            yield Change(node.name or name, f"mean error of up to {np.abs(error).max():.2g} taken out")
 
 
 def _correctable(node: ir.Node) -> bool:
-    """A quantized layer whose float output was observed by channel, seen before any activation or Q/DQ."""
-    stats = note(node.outputs[0]).stats if node.outputs else None
     plan = note(node).plan
-    return isinstance(plan, Plan) and plan.weight is not None and stats is not None and stats.channel_sum is not None
+    return isinstance(plan, Plan) and plan.weight is not None and bool(plan.inputs) and not note(node).corrected
 
 
-def _probe(node: ir.Node) -> ir.Value:
-    """The value whose mean is measured: the raw output of the node."""
-    return node.outputs[0]
-
-
-def correct(node: ir.Node, amount: np.ndarray) -> None:
-    """Add `amount` [O] to the layer's bias, in whatever form it is stored."""
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    dequantize = bias.producer() if bias is not None else None
-    if is_op(dequantize, "DequantizeLinear"):
-        codes, scale = array(dequantize.inputs[0]), array(dequantize.inputs[1])
-        limit = 2**31 - 1
-        moved = np.clip(codes + np.rint(amount / scale), -limit, limit).astype(np.int32)
-        name = dequantize.inputs[0].name
-        set_input(dequantize, 0, initializer(node.graph, name, moved))
-        return
-    add_to_bias(node, amount, np.dtype(np.float32))
+def _add_twins(model: ir.Model, operators: tuple[str, ...]) -> dict[str, str]:
+    """Beside each correctable layer its quantized twin; the names of both outputs."""
+    graph = model.graph
+    writer = QDQWriter(graph, value_names(model), {})
+    twins = {}
+    for node in [n for n in graph if n.op_type in operators and _correctable(n)]:
+        plan, output = note(node).plan, node.outputs[0]
+        inputs = [writer.pair_for_one(x, plan.inputs[i]) if i in plan.inputs else x for i, x in enumerate(node.inputs)]
+        twin = ir.Node(node.domain, node.op_type, inputs, list(node.attributes.values()), name=f"{node.name}_twin")
+        twin.outputs[0].name = f"{output.name}_twin"
+        twin.outputs[0].type, twin.outputs[0].shape = output.type, output.shape
+        note(twin).solved = note(node).solved
+        graph.insert_after(node, twin)
+        writer.weight(twin, plan)
+        twins[output.name] = twin.outputs[0].name
+    graph.sort()
+    return twins

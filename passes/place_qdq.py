@@ -17,18 +17,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-import numpy as np
 import onnx_ir as ir
 
-from qonnx.formats import FORMATS, IntFormat, QuantizedTensor
 from qonnx.notes import done, note
 from qonnx.passes.assign import output_of
 from qonnx.passes.base import Change, Pass
-from qonnx.passes.label import MOVES
-from qonnx.passes.rewire import array, bodies, drop_initializer, is_op, remove_unused
+from qonnx.passes.qdq_writer import QDQWriter, value_names
+from qonnx.passes.rewire import bodies
 from qonnx.plan import Encoding, Plan
-
-_SILENTLY_QUANTIZED = ("Conv", "ConvTranspose", "Gemm")
 
 
 @dataclasses.dataclass
@@ -39,13 +35,13 @@ class PlaceQDQ(Pass):
     tolerance = None
 
     def changes(self, model: ir.Model) -> Iterator[Change]:
-        taken, stored = _names(model), {}
+        taken, stored = value_names(model), {}
         for graph in bodies(model):
             planned = [n for n in graph if isinstance(note(n).plan, Plan) and note(n).fate is None]
             if planned:
-                yield from self._place(graph, planned, _Writer(graph, taken, stored))
+                yield from self._place(graph, planned, QDQWriter(graph, taken, stored))
 
-    def _place(self, graph: ir.Graph, planned: list[ir.Node], writer: _Writer) -> Iterator[Change]:
+    def _place(self, graph: ir.Graph, planned: list[ir.Node], writer: QDQWriter) -> Iterator[Change]:
         for node in planned:
             plan = note(node).plan
             if plan.output:
@@ -65,206 +61,5 @@ class PlaceQDQ(Pass):
         yield from writer.guard_float_weights()
 
 
-class _Writer:
-    """Adds nodes and initializers to one graph, each grid, weight and scale once.
-
-    taken: all names in use; stored: the arrays of each solved weight. The writers of a model share both, since a body
-    may not reuse a name of the graph around it and reads that graph's weights.
-    """
-
-    def __init__(self, graph: ir.Graph, taken: set[str], stored: dict[tuple[int, int], list[ir.Value]]):
-        self.graph, self.taken, self.stored = graph, taken, stored
-        self.pairs: dict[tuple[int, str], ir.Value] = {}  # (id of float value, format name) -> dequantized value
-        self.grids: dict[int, Encoding] = {}  # id of dequantized value -> its grid
-        self.weights: dict[tuple[int, int], ir.Value] = {}
-
-    def pair_for_all(self, value: ir.Value, grid: Encoding) -> ir.Value:
-        """Q/DQ behind `value`; every other reader, and the graph's output, reads the pair."""
-        readers = list(value.uses())
-        pair = self._pair(value, grid)
-        for use in readers:
-            use.node.replace_input_with(use.idx, pair)
-        if value.is_graph_output():
-            for index, output in enumerate(self.graph.outputs):
-                if output is value:
-                    self.graph.outputs[index] = pair
-            value.name, pair.name = self._free(f"{value.name}_float"), value.name
-        return pair
-
-    def pair_for_one(self, value: ir.Value, format: IntFormat) -> ir.Value:
-        """The dequantized twin of `value` for a planned node to read."""
-        if id(value) in self.grids and self.grids[id(value)].format == format:
-            return value  # the producer's own pair
-        key = (id(value), format.name)
-        if key not in self.pairs:
-            grid = self._moved(value, format) or note(value).encodings[format.name]
-            self.pairs[key] = self._pair(value, grid)
-        return self.pairs[key]
-
-    def _moved(self, value: ir.Value, format: IntFormat) -> Encoding | None:
-        """The grid of the pair that `value` was moved from without change, if there is one of that format."""
-        node = value.producer()
-        while is_op(node, *MOVES):
-            source = node.inputs[0]
-            grid = self.grids.get(id(source))
-            if grid is not None:
-                return grid if grid.format == format else None
-            node = source.producer()
-        return None
-
-    def _pair(self, value: ir.Value, grid: Encoding) -> ir.Value:
-        scale = self._scalar(value, "scale", np.float32(grid.scale))
-        zero_point = self._scalar(value, "zero_point", np.array(grid.zero_point, grid.format.numpy_dtype))
-        codes, low = value, grid.format
-        if low.levels:  # fewer levels than the type has: saturate before rounding
-            bounds = [self._scalar(value, name, np.float32(x)) for name, x in (("low", grid.low), ("high", grid.high))]
-            codes = self._append(value, "Clip", [value, *bounds], "clipped", value.dtype)
-        codes = self._append(value, "QuantizeLinear", [codes, scale, zero_point], "codes", low.dtype)
-        after = codes.producer()
-        result = self._append(value, "DequantizeLinear", [codes, scale, zero_point], "dequantized", value.dtype, after)
-        self.grids[id(result)] = grid
-        return result
-
-    def _append(self, value, kind, inputs, suffix, dtype, after: ir.Node | None = None) -> ir.Value:
-        node = ir.node(kind, inputs=inputs, name=self._free(f"{value.name}_{kind}"))
-        output = node.outputs[0]
-        output.name, output.shape, output.type = self._free(f"{value.name}_{suffix}"), value.shape, ir.TensorType(dtype)
-        anchor = after or inputs[0].producer()
-        if anchor is not None and anchor.graph is self.graph:
-            self.graph.insert_after(anchor, node)
-        elif len(self.graph) and anchor is None:
-            self.graph.insert_before(self.graph[0], node)
-        return output
-
-    def weight(self, node: ir.Node, plan: Plan) -> None:
-        """Replace the node's float weight by DequantizeLinear over its codes."""
-        value, solved = node.inputs[plan.weight_index], note(node).solved
-        key = (id(value), id(solved))
-        if key not in self.weights:
-            self.weights[key] = self._dequantized(value, solved, node)
-        node.replace_input_with(plan.weight_index, self.weights[key])
-        drop_initializer(value)
-        remove_unused([value.producer()])
-
-    def _dequantized(self, value: ir.Value, solved: QuantizedTensor, node: ir.Node) -> ir.Value:
-        """`value` as DequantizeLinear before `node` makes it; its arrays lie where the float weight lay."""
-        key = (id(value), id(solved))
-        if key not in self.stored:
-            owner = value.graph if value.is_initializer() else self.graph
-            self.stored[key] = self._arrays(value, solved, owner)
-        attributes = {}
-        if solved.format.granularity != "tensor":
-            attributes["axis"] = solved.axis
-        if solved.format.granularity == "block":
-            attributes["block_size"] = solved.format.block
-        name = self._free(f"{value.name}_DequantizeLinear")
-        dequantize = ir.node("DequantizeLinear", inputs=self.stored[key], attributes=attributes, name=name)
-        output = dequantize.outputs[0]
-        output.name, output.shape, output.type = self._free(f"{value.name}_dequantized"), value.shape, value.type
-        self.graph.insert_before(node, dequantize)
-        return output
-
-    def _arrays(self, value: ir.Value, solved: QuantizedTensor, owner: ir.Graph) -> list[ir.Value]:
-        """Codes, scale and zero point; the scale has the float type of `value`, which DequantizeLinear then returns."""
-        number, scale = solved.format, np.asarray(solved.scale).astype(value.dtype.numpy())
-        zero_point = np.asarray(solved.zero_point).astype(number.numpy_dtype)
-        return [
-            self._initializer(f"{value.name}_codes", solved.codes, number.dtype, owner),
-            self._initializer(f"{value.name}_scale", scale, None, owner),
-            self._initializer(f"{value.name}_zero_point", zero_point, number.dtype, owner),
-        ]
-
-    def bias(self, node: ir.Node) -> None:
-        """int32 bias: scale = input scale × weight scale, zero point 0."""
-        solved, grid = note(node).solved, self.grids[id(node.inputs[0])]
-        value = node.inputs[2] if len(node.inputs) > 2 else None
-        if value is None:
-            value = self._initializer(
-                f"{node.name or node.outputs[0].name}_bias", np.zeros(_channels(solved), np.float32)
-            )
-            node.resize_inputs(3)
-            node.replace_input_with(2, value)
-        scale = np.asarray(solved.scale, np.float32) * np.float32(grid.scale)
-        bias = np.asarray(array(value), np.float64)
-        limit = 2**31 - 1
-        codes = np.clip(np.rint(bias / scale.astype(np.float64)), -limit, limit).astype(np.int32)
-        stored = QuantizedTensor(FORMATS["s32"], codes, scale, np.zeros(scale.shape, np.int32), 0)
-        if scale.ndim:
-            stored = dataclasses.replace(stored, format=dataclasses.replace(stored.format, granularity="channel"))
-        node.replace_input_with(2, self._dequantized(value, stored, node))
-        drop_initializer(value)
-
-    def guard_float_weights(self) -> Iterator[Change]:
-        """Case 6: spell the DQ in front of a float-weight Conv so that no runtime quantizes the weight unasked."""
-        for node in list(self.graph):
-            value = node.inputs[0] if node.inputs else None
-            if not is_op(node, *_SILENTLY_QUANTIZED) or id(value) not in self.grids or not _leads_to_q(node):
-                continue
-            if is_op(node.inputs[1].producer(), "DequantizeLinear") or value.shape is None or len(value.shape) < 2:
-                continue
-            channels = value.shape[1]
-            if not isinstance(channels, int):
-                continue
-            pair, grid = value.producer(), self.grids[id(value)]
-            scale = self._initializer(f"{value.name}_scales", np.full(channels, grid.scale, np.float32))
-            zeros = np.full(channels, grid.zero_point, grid.format.numpy_dtype)
-            zero_point = self._initializer(f"{value.name}_zero_points", zeros)
-            inputs = [pair.inputs[0], scale, zero_point]
-            twin = ir.node(
-                "DequantizeLinear", inputs=inputs, attributes={"axis": 1}, name=self._free(f"{pair.name}_guard")
-            )
-            output = twin.outputs[0]
-            output.name, output.shape, output.type = self._free(f"{value.name}_guard"), value.shape, value.type
-            self.graph.insert_after(pair, twin)
-            node.replace_input_with(0, output)
-            yield Change(node.name or node.outputs[0].name, "guarded against silent weight quantization")
-
-    def _scalar(self, value: ir.Value, what: str, data) -> ir.Value:
-        return self._initializer(f"{value.name}_{what}", np.asarray(data))
-
-    def _initializer(
-        self, name: str, data: np.ndarray, dtype: ir.DataType | None = None, owner: ir.Graph | None = None
-    ) -> ir.Value:
-        name = self._free(name)
-        tensor = ir.Tensor(np.ascontiguousarray(data).reshape(np.shape(data)), name=name, dtype=dtype)
-        value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-        (owner or self.graph).register_initializer(value)
-        return value
-
-    def _free(self, name: str) -> str:
-        wanted, count = name, 0
-        while wanted in self.taken:
-            count += 1
-            wanted = f"{name}_{count}"
-        self.taken.add(wanted)
-        return wanted
-
-
-def _names(model: ir.Model) -> set[str]:
-    """Names of all values of the main graph and its bodies."""
-    names = {output.name for node in model.graph.all_nodes() for output in node.outputs}
-    for graph in bodies(model):
-        names |= {*graph.initializers, *(value.name for value in graph.inputs)}
-    return names
-
-
-def _channels(weight: QuantizedTensor) -> int:
-    """Output channels of a convolution's weight [O, I, k…]."""
-    return weight.codes.shape[0]
-
-
 def _only(encodings: dict[str, Encoding]) -> Encoding:
     return next(iter(encodings.values()))
-
-
-def _leads_to_q(node: ir.Node) -> bool:
-    """Whether nothing but Relu or Clip stands between the node and a QuantizeLinear, its only reader."""
-    while True:
-        uses = node.outputs[0].uses()
-        if len(uses) != 1 or node.outputs[0].is_graph_output():
-            return False
-        node = uses[0].node
-        if is_op(node, "QuantizeLinear"):
-            return True
-        if not is_op(node, "Relu", "Clip"):
-            return False

@@ -6,9 +6,12 @@ may lie far outside the codes, and one target grid (s̃, z̃), the identity
 turns the per-channel codes into those of a plain per-tensor grid (RepQ-ViT, Li et al. 2023, eq. 8–11). It costs nothing:
     norm:      γ̃ = γ ⊘ r1,  β̃ = (β + s ⊙ r2) ⊘ r1
     consumers: W̃ = diag(r1) W,  b̃ = b − (s ⊙ r2)ᵀ W
-`strength` α takes r1^α: 1 equalises all channels, 0 changes nothing; the shift stays whole. Between them the cost moves
-from activations to weights; "auto" picks α for each norm by the expected output error of both, in closed form:
+`strength` α takes r1^α: 1 equalises all channels, 0 changes nothing; the shift goes with it. By default a norm is folded
+by α = ½ if that lowers the expected error of the outputs, in closed form, at least `gain` times:
     activations: Δ²/12 · Σ_j r̂_j² ‖W_j‖²,  weights: Σ_o Δ_o²/12 · Σ_j E[x̃_j²].
+The threshold is there because a fold has a price of its own: channels whose range is small on the calibration data lose
+their headroom. Measured on a DINOv2-small at 8 bits, feature SQNR with only one layer quantized: block 0, whose
+channel 199 is 20 times the median, gains 9 dB; block 8, where unseen photos exceed a channel's range by 1.7, loses 18.
 
 Norms handled: LayerNormalization with constant γ (and β; one is added if absent), RMSNormalization (no β: r2 = 0).
 Consumers: MatMul with a constant matrix, bias in the Add behind it or a new Add; Gemm with either transB. A norm with any
@@ -29,16 +32,18 @@ from qonnx.passes.base import Change, Pass
 from qonnx.passes.rewire import array, initializer, integer, is_constant, is_op, set_input
 from qonnx.stats import Stats, affine_channels
 
-_STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-
 
 @dataclasses.dataclass
 class Reparameterize(Pass):
-    """Fold per-channel ranges of norms into the linear layers behind them. bits: of activations and weights."""
+    """Fold per-channel ranges of norms into the linear layers behind them.
+
+    strength: of the fold, 0…1. bits: of activations and weights. gain: factor by which the default must lower the error.
+    """
 
     settings: Any = None
-    strength: float | None = None  # None: chosen for each norm by the expected error
+    strength: float | None = None  # None: 0 or ½, whichever the expected error says
     bits: int = 8
+    gain: float = 4.0
 
     needs = ("observe",)
     tolerance = 2e-5
@@ -50,16 +55,11 @@ class Reparameterize(Pass):
                 continue
             value = node.outputs[0]
             stats = note(value).stats
-            if (
-                stats is None
-                or stats.channel_minimum is None
-                or stats.non_finite
-                or note(node).role == "reparameterized"
-            ):
+            if stats is None or stats.channel_minimum is None or stats.non_finite or note(node).folded:
                 continue
             weights = [_matrix(linear) for linear in linears]
             shift, ratio, strength = self._choose(stats, weights, shifts=is_op(node, "LayerNormalization"))
-            note(node).role = "reparameterized"
+            note(node).folded = True
             if strength == 0.0 and not shift.any():
                 continue
             _fold_into_norm(node, ratio, shift)
@@ -108,10 +108,12 @@ class Reparameterize(Pass):
         else:
             shift, step = np.zeros_like(step), 2 * np.maximum(-low, high) / levels
         relative = step / np.exp(np.log(step).mean())
-        candidates = _STRENGTHS if self.strength is None else (self.strength,)
-        costs = [self._cost(stats, weights, shift, relative**a, levels) for a in candidates]
-        best = candidates[int(np.argmin(costs))]
-        return shift, relative**best, best
+        if self.strength is not None:
+            return shift, relative**self.strength, self.strength
+        plain = self._cost(stats, weights, np.zeros_like(shift), np.ones_like(relative), levels)
+        if self._cost(stats, weights, shift, relative**0.5, levels) * self.gain > plain:
+            return np.zeros_like(shift), np.ones_like(relative), 0.0
+        return shift, relative**0.5, 0.5
 
     def _cost(self, stats: Stats, weights, shift, ratio, levels: int) -> float:
         """Expected squared error of all layers' outputs for one row of inputs, up to a common factor."""
@@ -158,7 +160,11 @@ def _fold_into_linear(linear: ir.Node, weight: np.ndarray, ratio: np.ndarray, sh
         folded = folded.T
     set_input(linear, 1, initializer(graph, f"{old.name}_folded", folded))
     if shift.any():
-        add_to_bias(linear, -(shift @ weight), dtype)
+        moved = shift @ weight  # what the product gains and the bias loses
+        stats = note(linear.outputs[0]).stats
+        if stats is not None and stats.channel_minimum is not None:
+            note(linear.outputs[0]).stats = affine_channels(stats, np.ones_like(moved), moved)
+        add_to_bias(linear, -moved, dtype)
 
 
 def add_to_bias(linear: ir.Node, amount: np.ndarray, dtype: np.dtype) -> None:

@@ -49,8 +49,10 @@ class Note:
     stats: Any = None  # value: qonnx.stats.Stats                                                     (observe)
     after: str | None = None  # value: activation applied to it by all its consumers ("HardSwish", …)  (label)
     encodings: dict[str, Any] = dataclasses.field(default_factory=dict)  # value: format name -> Encoding   (assign)
+    folded: bool = False  # node: a norm whose channel ranges were judged                       (reparameterize)
     plan: Any = None  # node: qonnx.plan.Plan                                                          (assign)
     solved: Any = None  # node: qonnx.formats.QuantizedTensor of its weight                     (solve_weights)
+    corrected: bool = False  # node: its bias holds the correction                                 (correct_bias)
     fate: Fate | None = None  # node: its ledger line
     macs: int | None = None  # node: multiply-adds for one sample                                     (observe)
 

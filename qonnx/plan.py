@@ -57,7 +57,7 @@ class Plan:
     bias: bool = False
 
     def __str__(self) -> str:
-        """As the ledger prints it: "u8 × s8.channel"."""
+        """As the ledger prints it: "u8 × s8.channel", "float × s4.block32"."""
         sides = [format.name for format in self.inputs.values()] or ["float"]
         if self.weight is not None:
             sides.append(self.weight.name)

@@ -1,0 +1,120 @@
+"""convert: a float model and a handful of samples in, a small, fast, proven model out.
+
+The road: load → recipe (the passes, in order) → save → compare with the original → report. Nothing is written before the
+last pass is done, and the input file is never touched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+import onnx_ir as ir
+
+import qonnx
+from qonnx import notes
+from qonnx.compare import compare
+from qonnx.comparison import Bounds
+from qonnx.data import Data, open_data
+from qonnx.errors import BoundBroken, QonnxError
+from qonnx.input_shapes import fix_input_shapes
+from qonnx.model import load, save
+from qonnx.recipe import Progress, Recipe, choose_recipe
+from qonnx.report import Report, timed
+from qonnx.settings import Settings, settings_of
+from qonnx.targets import target
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """What `convert` returns. `path` is the file written, None if only the model was asked for."""
+
+    model: ir.Model
+    report: Report
+    path: pathlib.Path | None = None
+
+
+def convert(
+    model: str | os.PathLike,
+    *,
+    data: Any = None,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Conversion:
+    """Quantize the model at path `model`.
+
+    data: anything that `qonnx.data.open_data` takes; without it only weights are quantized. `options` are fields of
+    Settings, an alternative to `settings`. Raises QonnxError for bad input (nothing is written then) and BoundBroken if
+    nothing could be quantized. A broken accuracy bound is in `report.broken`; the file is written all the same.
+    """
+    settings = settings or settings_of(options)
+    source = load(model)
+    where = target(settings.target)
+    settings.check_selection(source)
+    fix_input_shapes(source, settings.input_shapes)
+    samples = None if data is None else _open(data, source, settings)
+    recipe = choose_recipe(settings, has_data=samples is not None)
+    check_output(settings, model)
+
+    report = Report.start(model, recipe=recipe.to_dict(), target=where.name)
+    for record in recipe.run(source, target=where, data=samples, settings=settings, progress=progress):
+        report = report.with_step(record)
+    _stamp(source, recipe, report)
+    if not any(notes.note(node).fate and notes.note(node).fate.state == "done" for node in source.graph.all_nodes()):
+        if recipe.quantizes:
+            raise BoundBroken(_nothing(source))
+    if settings.output is None or settings.dry_run:
+        return Conversion(source, report.finish(None, model=source))
+    save(source, settings.output, force=settings.force)
+    comparison = None
+    if samples is not None:
+        with timed("check") as step:
+            bounds = Bounds(min_sqnr=settings.min_sqnr, max_drop=settings.max_drop)
+            comparison = compare(
+                model, settings.output, samples, threads=settings.threads, libraries=settings.custom_op_library,
+                bounds=bounds,
+            )
+        report = report.with_step(step.record)
+    report = report.finish(settings.output, model=source, comparison=comparison)
+    return Conversion(source, report, settings.output)
+
+
+def check_output(settings: Settings, model: str | os.PathLike) -> None:
+    """Refuse, before any work, an output that would overwrite the input or an existing file."""
+    output = settings.output
+    if output is None:
+        return
+    if output.exists() and os.path.samefile(output, model):
+        raise QonnxError(f"output '{output}' is the input itself; choose another name with -o")
+    if output.exists() and not settings.force:
+        raise QonnxError(f"'{output}' exists; pass --force to overwrite it or choose another name with -o")
+    if not output.parent.is_dir():
+        raise QonnxError(f"folder '{output.parent}' does not exist; create it or choose another name with -o")
+
+
+def _open(data: Any, model: ir.Model, settings: Settings) -> Data:
+    return open_data(data, model, preprocess=settings.preprocess, limit=settings.samples, seed=settings.seed)
+
+
+def _stamp(model: ir.Model, recipe: Recipe, report: Report) -> None:
+    """Say in the file itself where it came from and how it was made."""
+    model.metadata_props["qonnx.version"] = qonnx.__version__
+    model.metadata_props["qonnx.recipe"] = json.dumps(recipe.to_dict(), sort_keys=True)
+    model.metadata_props["qonnx.source_sha256"] = report.reference.sha256
+    model.producer_name, model.producer_version = "qonnx", qonnx.__version__
+
+
+def _nothing(model: ir.Model) -> str:
+    """Why nothing was quantized: the most frequent reason of the ledger."""
+    from collections import Counter
+
+    fates = Counter(
+        notes.REASONS[fate.reason] for node in model.graph.all_nodes() if (fate := notes.note(node).fate) is not None
+    )
+    why = fates.most_common(1)[0][0] if fates else "no operator of this model can be quantized"
+    return f"nothing was quantized: {why}; see what is in the model with 'qonnx inspect'"
