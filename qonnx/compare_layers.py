@@ -151,17 +151,23 @@ def _float_types(reference: ir.Model, result: ir.Model, matches: Mapping[str, Ma
 def _layers(bench: _Bench, tensors: Sequence[str], measured: Mapping[str, tuple[int, ...]]) -> tuple[LayerError, ...]:
     """A row for each compute node of the reference, and for each other stretch that has an error of its own."""
     known, counterparts = values(bench.reference.graph), values(bench.result.graph)
-    rows = []
+    places = {}  # compute node's tensor -> the tensor at which it is judged
     for name in tensors:
         node = known[name].producer()
-        if node is None or (node.op_type == "Gather" and name not in bench.errors):
+        if node is not None and node.op_type in ELIGIBLE and node.outputs[0].name == name:
+            places[name] = name if name in bench.errors else _behind(known[name], bench.errors)
+    judged = set(places.values())
+    rows = []
+    for name in tensors:
+        node, place = known[name].producer(), places.get(name, name)
+        if node is None or (node.op_type == "Gather" and place is None):
             continue
-        match = bench.matches.get(name)
-        accumulated, isolated = (d.figures for d in bench.errors[name]) if name in bench.errors else (None, None)
-        compute = node.op_type in ELIGIBLE
-        if not compute and (isolated is None or isolated.sqnr_db == math.inf):
+        accumulated, isolated = (d.figures for d in bench.errors[place]) if place in bench.errors else (None, None)
+        if name not in places and (isolated is None or isolated.sqnr_db == math.inf or name in judged):
             continue
+        match = bench.matches.get(place)
         other = _maker(counterparts[match.value]) if match else None
+        note = "no tensor of this name, producer or shape in the result" if place is None else ""
         rows.append(
             LayerError(
                 node=node.name or name,
@@ -175,10 +181,25 @@ def _layers(bench: _Bench, tensors: Sequence[str], measured: Mapping[str, tuple[
                 bytes_result=layer_bytes(other) if other is not None else 0,
                 macs=multiply_adds(node, measured),
                 numbers=_numbers(other) if other is not None else "",
-                note="" if match else "no tensor of this name, producer or shape in the result",
+                note=note if place in (None, name) else f"judged at '{place}': the result has no tensor between",
             )
         )
     return tuple(rows)
+
+
+def _behind(value: ir.Value, errors: Mapping) -> str | None:
+    """The next judged tensor behind `value`, as long as each has one reader: what a result has fused into one node."""
+    for _ in range(4):
+        readers = {use.node for use in value.uses()}
+        if len(readers) != 1 or value.is_graph_output():
+            return None
+        node = next(iter(readers))
+        if node.op_type in ELIGIBLE or not node.outputs:
+            return None
+        value = node.outputs[0]
+        if value.name in errors:
+            return value.name
+    return None
 
 
 def _maker(value: ir.Value) -> ir.Node | None:

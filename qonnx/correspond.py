@@ -48,20 +48,35 @@ class Match:
 def correspond(
     reference: ir.Graph, result: ir.Graph, tensors: Iterable[str], shapes: tuple[Shapes, Shapes]
 ) -> dict[str, Match]:
-    """A Match for each of `tensors` (names of values in `reference`) that has a counterpart in `result`."""
+    """A Match for each of `tensors` (names of values in `reference`) that has a counterpart in `result`; no value of
+    the result is the counterpart of two tensors.
+
+    Tools drop a ReLU whose work the clipping of the next quantizer does. The tensor before such a ReLU has no
+    counterpart then, and the one behind it is what the node before it makes.
+    """
     candidates = _Candidates(result, shapes[1])
-    producers = {value.name: node for node in reference for value in node.outputs}
+    known = {value.name: value for node in reference for value in (*node.inputs, *node.outputs) if value is not None}
     found: dict[str, Match] = {}
-    left = []
-    for name in tensors:
-        shape = shapes[0].get(name)
-        match = candidates.by_name(name, shape) or candidates.by_producer(producers.get(name), name, shape)
-        if match:
-            found[name] = match
-        else:
-            left.append(name)
-    found.update(_by_order(left, producers, candidates, shapes, {match.value for match in found.values()}))
-    return found
+    taken: set[str] = set()
+    names = [name for name in tensors if name in known]
+    lost = {name for name in names if _swallowed(known[name], candidates)}
+    for step in (candidates.by_name, candidates.by_producer, candidates.by_dropped):
+        for name in names:
+            if name in found or name in lost:
+                continue
+            match = step(known[name], shapes[0].get(name))
+            if match is not None and match.value not in taken:
+                found[name] = match
+                taken.add(match.value)
+    left = [name for name in names if name not in found]
+    found.update(_by_order(left, known, candidates, shapes, taken))
+    return {name: found[name] for name in names if name in found}
+
+
+def _swallowed(value: ir.Value, candidates: _Candidates) -> bool:
+    """Whether the only reader of `value` is an activation that the result does without."""
+    readers = {use.node for use in value.uses()}
+    return len(readers) == 1 and candidates.lacks(next(iter(readers)))
 
 
 class _Candidates:
@@ -80,15 +95,17 @@ class _Candidates:
             for weight in weight_names(node):
                 self.by_weight[_stem(weight)].append(node)
 
-    def by_name(self, name: str, shape: tuple[int, ...] | None) -> Match | None:
-        value = self.values.get(name)
-        if value is not None and self.shapes.get(name) == shape and not is_codes(value):
+    def by_name(self, wanted: ir.Value, shape: tuple[int, ...] | None) -> Match | None:
+        """The value of the same name and shape, unless it holds codes."""
+        value = self.values.get(wanted.name)
+        if value is not None and self.shapes.get(value.name) == shape and not is_codes(value):
             return self.match(value, "name")
         return None
 
-    def by_producer(self, node: ir.Node | None, name: str, shape: tuple[int, ...] | None) -> Match | None:
+    def by_producer(self, wanted: ir.Value, shape: tuple[int, ...] | None) -> Match | None:
         """A node of the same kind with the same name (`_quant` and the like appended), or reading the same weight."""
-        if node is None or node.outputs[0].name != name:
+        node = wanted.producer()
+        if node is None or node.outputs[0] is not wanted:
             return None
         kind = base_operator(node.op_type)
         names = [f"{node.name}{suffix}" for suffix in ("", "_quant", "_Q4", "_Q8", "_Q2", "_DQ")] if node.name else []
@@ -101,6 +118,22 @@ class _Candidates:
             if base_operator(candidate.op_type) == kind and self.shapes.get(output.name) == shape:
                 return self.match(output, "producer")
         return None
+
+    def by_dropped(self, wanted: ir.Value, shape: tuple[int, ...] | None) -> Match | None:
+        """What stands before the activation that makes `wanted`, if the result does without it."""
+        node = wanted.producer()
+        if node is None or not self.lacks(node):
+            return None
+        return self.by_name(node.inputs[0], shape) or self.by_producer(node.inputs[0], shape)
+
+    def lacks(self, node: ir.Node) -> bool:
+        """Whether `node` is an activation that clips, and the result has none in its place."""
+        if node.op_type not in ("Relu", "Clip"):
+            return False
+        same = [self.nodes.get(node.name or ""), self.nodes.get(f"{node.name}_quant")]
+        value = self.values.get(node.outputs[0].name)
+        same.append(value.producer() if value is not None else None)
+        return not any(other is not None and other.op_type in ("Relu", "Clip", "LeakyRelu") for other in same)
 
     def match(self, value: ir.Value, how: str) -> Match | None:
         """What readers of `value` see of it: itself, or behind the Q/DQ pair if all read it through one."""
@@ -115,11 +148,11 @@ class _Candidates:
         return Match(value.name, how, codes=True)
 
 
-def _by_order(left: list[str], producers: Mapping, candidates: _Candidates, shapes: tuple, taken: set) -> dict:
+def _by_order(left: list[str], known: Mapping, candidates: _Candidates, shapes: tuple, taken: set) -> dict:
     """Pairs the n-th unmatched tensor of a kind and shape with the n-th of the result, where both have as many."""
     wanted, offered = defaultdict(list), defaultdict(list)
     for name in left:
-        if (node := producers.get(name)) is not None and node.outputs[0].name == name:
+        if (node := known[name].producer()) is not None and node.outputs[0].name == name:
             wanted[base_operator(node.op_type), shapes[0].get(name)].append(name)
     for node in candidates.order:
         value = node.outputs[0] if node.outputs else None
