@@ -17,17 +17,27 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
+from qonnx.errors import QonnxError
 from qonnx.notes import done, note
 from qonnx.passes.base import Change, Pass
 from qonnx.passes.rewire import bodies, initializer, integer, is_op, new_node, remove_unused, replace
 from qonnx.passes.stored_weights import StoredWeight, bias_of, stored_weight
+from qonnx.targets import Target
 
 
 @dataclasses.dataclass
 class LowerDynamic(Pass):
     """Rewrite every float32 MatMul and Gemm that reads a dequantized 8-bit weight of one scale a column or a tensor."""
 
+    target: Target | None = None
+
     tolerance = None
+
+    def __post_init__(self):
+        if self.target is not None and "integer-operator" in self.target.forbid:
+            raise QonnxError(
+                f"target '{self.target.name}' has no operators that quantize at run time; choose a static recipe"
+            )
 
     def changes(self, model: ir.Model) -> Iterator[Change]:
         weights: dict[tuple, tuple[ir.Value, ...]] = {}

@@ -67,7 +67,7 @@ def _dispatch(words: list[str]) -> int:
     if name != "doctor":
         refuse_conflicts()
     verb = importlib.import_module(f"qonnx.cli.{name}")
-    parser = Parser(name, VERBS[name], verb.EXAMPLE)
+    parser = Parser(name, VERBS[name], verb.EXAMPLE, verb.USAGE)
     verb.arguments(parser)
     return verb.run(parser.parse(words[1:]))
 

@@ -134,6 +134,12 @@ CASES = {
         ("xq = Quant", "xq = com.microsoft.Quant"),
         ("y = MatMul", "y = com.acme.MatMul"),
     ),
+    "integer-operator": (
+        "tensorrt",
+        BIG_GEMM,
+        ("y = Gemm(xd, wd)", "m = MatMulInteger(xq, wq)\n  y = Cast<to = 1>(m)"),
+        ("y = Gemm(xd, wd)", "y = MatMul(xd, wd)"),
+    ),
     "unfusable-matmul": (
         "ort-cpu",
         MATMUL,

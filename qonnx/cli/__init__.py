@@ -1,4 +1,4 @@
-"""The command line: one file a verb. Each has `HELP`, `arguments(parser)` and `run(options) -> exit code`.
+"""The command line: one file a verb. Each has `USAGE`, `EXAMPLE`, `arguments(parser)` and `run(options) -> exit code`.
 
 Verbs are imported when they are called, so that `qonnx --help` answers at once.
 """

@@ -16,6 +16,7 @@ from qonnx.model import load
 from qonnx.report import Report
 from qonnx.settings import Settings
 
+USAGE = "FLOAT RESULT --data PATH [options]"
 EXAMPLE = """Exit code 1 when a bound does not hold.
 
 Examples:

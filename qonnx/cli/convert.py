@@ -18,6 +18,7 @@ from qonnx.ledger import explain
 from qonnx.report import Report
 from qonnx.settings import OUTPUT_SUFFIX, Settings
 
+USAGE = "MODEL [options]"
 EXAMPLE = """Names take exact values, globs ('*attn*') or 're:EXPRESSION'.
 Exit codes: 0 done; 1 a bound does not hold or nothing was quantized; 2 bad input.
 

@@ -12,6 +12,7 @@ from qonnx.cli.screen import screen, table
 from qonnx.doctor import diagnose
 from qonnx.records import to_plain
 
+USAGE = "[options]"
 EXAMPLE = "Exit code 1 when something is broken."
 _MARKS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "broken": "[red]broken[/]"}
 

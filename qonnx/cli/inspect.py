@@ -14,6 +14,7 @@ from qonnx.inspect_terminal import render
 from qonnx.model import load, nodes
 from qonnx.selection import check_patterns, first_match, names
 
+USAGE = "MODEL [options]"
 EXAMPLE = """Examples:
   qonnx inspect model.onnx
   qonnx inspect model.onnx --nodes '*attn*'      names for --nodes-to-exclude"""

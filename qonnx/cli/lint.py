@@ -16,6 +16,7 @@ from qonnx.model import load
 from qonnx.records import to_plain
 from qonnx.targets import TARGETS, target
 
+USAGE = "MODEL [--target NAME] [options]"
 EXAMPLE = """Exit code 1 when there are errors. The model may come from any tool.
 
 Examples:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -62,15 +63,23 @@ _SHORT = {"output": "-o", "force": "-f"}
 _SWITCHES = ("force", "dry_run", "quiet")  # plain switches; other booleans also have a --no- form
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Wide enough that most options keep one line."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=40, width=min(120, shutil.get_terminal_size((120, 40)).columns))
+
+
 class Parser(argparse.ArgumentParser):
     """argparse without abbreviations, whose errors are QonnxError."""
 
-    def __init__(self, verb: str, sentence: str, example: str):
+    def __init__(self, verb: str, sentence: str, example: str, usage: str = "[options]"):
         super().__init__(
             prog=f"qonnx {verb}",
+            usage=f"qonnx {verb} {usage}",
             description=f"{sentence[0].upper()}{sentence[1:]}.",
             epilog=example,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Help,
             allow_abbrev=False,
         )
 

@@ -13,6 +13,7 @@ from qonnx.cli.screen import screen, table
 from qonnx.passes import PASSES
 from qonnx.recipe import INJECTED, RECIPES, Recipe, recipe
 
+USAGE = "[NAME] [options]"
 EXAMPLE = "Example: qonnx recipes static-w8a8 --toml > mine.toml, then edit it and pass --recipe mine.toml to convert"
 
 

@@ -12,6 +12,7 @@ from qonnx.records import to_plain
 from qonnx.targets import TARGETS, Target, target
 from qonnx.targets.explain import numbers, sentences
 
+USAGE = "[NAME] [options]"
 EXAMPLE = "Example: qonnx targets tensorrt"
 
 

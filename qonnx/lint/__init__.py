@@ -34,6 +34,9 @@ RULES: dict[str, Rule] = {
     "per-channel-not-taken": Rule(grids.per_channel_not_taken, "error", False, "quantize this weight with one scale"),
     "fixed-scale": Rule(grids.fixed_scale, "error", False, "set the scale that the runtime assumes"),
     "contrib-operator": Rule(placement.contrib_operator, "error", False, "use standard operators (DequantizeLinear)"),
+    "integer-operator": Rule(
+        placement.integer_operator, "error", False, "quantize statically: qonnx convert --data … --recipe static-w8a8"
+    ),
     "unfusable-matmul": Rule(
         placement.unfusable_matmul,
         "warning",

@@ -13,6 +13,7 @@ from qonnx.targets.conditions import holds, sizes
 
 Found = Iterator[tuple[ir.Node, str]]
 _EIGHT_BITS = ("u8", "s8")
+_INTEGER = ("ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
 
 
 def float_weight(view: View, target: Target) -> Found:
@@ -182,6 +183,17 @@ def contrib_operator(view: View, target: Target) -> Found:
     for node in view.nodes:
         if node.domain == "com.microsoft":
             yield node, f"com.microsoft's {node.op_type} is known to ONNX Runtime only"
+
+
+def integer_operator(view: View, target: Target) -> Found:
+    """An operator that computes on integers itself, on a runtime that reads Q/DQ only.
+
+    Source: TensorRT's list of ONNX operators (ConvInteger, MatMulInteger, DynamicQuantizeLinear and the QLinear
+    operators are not on it); ONNX Runtime's QNN provider takes node units of Q/DQ.
+    """
+    for node in view.nodes:
+        if node.op_type.startswith("QLinear") or node.op_type in _INTEGER:
+            yield node, f"{target.title} does not know {node.op_type}"
 
 
 def _scalar(values) -> str:
