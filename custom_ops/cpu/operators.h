@@ -11,6 +11,12 @@
 
 namespace qonnx::cpu {
 
+const abi::CustomOp* matmul_lowbit_float32();
+const abi::CustomOp* matmul_lowbit_float16();
+const abi::CustomOp* matmul_lowbit_bfloat16();
+const abi::CustomOp* dynamic_matmul_lowbit_float32();
+const abi::CustomOp* dynamic_matmul_lowbit_float16();
+const abi::CustomOp* dynamic_matmul_lowbit_bfloat16();
 const abi::CustomOp* observe_sink_float32();
 const abi::CustomOp* observe_sink_float16();
 const abi::CustomOp* observe_sink_bfloat16();

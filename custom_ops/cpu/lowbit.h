@@ -1,0 +1,76 @@
+// Low-bit matrix product: the packed weight, the quantized activations, and the table of kernels of a tier.
+//
+// A weight w[n, k] = scale[n, b] · (value(code[n, k]) − zero[n, b]), b = k / block. value is the code itself, or one of
+// at most 16 table entries.
+//
+// Layout of the packed codes. Output rows go in panels of 32 (two tiles of 16, short ones padded). A block is cut into
+// `parts` groups of at most 512 columns, so that a decoded group of a panel fits the L1 cache; each group is padded to
+// whole units of 32:
+//   codes  [panel][group][unit][bit lines][tile 2][row 16][4]      bytes; a unit of b-bit codes takes b lines of 2 × 64
+//   scale  [panel][group][32]       float16 or float32;            zero the same, only when it differs between rows
+// A line holds bits of eight steps of four k (step j: k = 4j … 4j+3), so that each step is a shift and a mask away:
+//   four low bits   line j/2,  bits 4·(j mod 2) …    (where b has a 4 in it: 4, 5, 6, 7)
+//   two next bits   line j/4,  bits 2·(j mod 4) …    (a 2 in it: 2, 3, 6, 7)
+//   one top bit     bit j                            (a 1 in it: 1, 3, 5, 7)
+//   eight bits      line j
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace qonnx::cpu {
+
+constexpr size_t kPanel = 32;      // output rows in a panel
+constexpr size_t kTile = 16;       // output rows in a tile
+constexpr size_t kUnit = 32;       // k in a unit
+constexpr size_t kMaxTokens = 256; // rows of X that one call of a panel kernel takes
+
+enum class Zero : int {
+  integer,  // one whole number for all: goes into the start value of the integer sums
+  number,   // one number for all
+  rows,     // one for each row and group
+};
+
+struct LowBitWeight {
+  size_t rows, columns, block;          // N, K; columns that share a scale
+  size_t parts, group;                  // groups in a block; columns of a group
+  size_t groups, units;                 // groups in a row; units of 32 in a group
+  size_t panels;
+  int bits;                             // bits of the packed codes, 1 to 8
+  bool table;                           // codes are indices of `values` / `bytes` (bits is 4 then)
+  bool halves;                          // scale and zero are float16
+  Zero zero_kind;
+  float zero;                           // of Zero::integer and Zero::number, in the units of `value`
+  float factor;                         // of every scale (the step of a table rounded to bytes), else 1
+  float values[16];                     // of a table, or the codes themselves
+  uint8_t bytes[16];                    // of a table rounded to bytes, offset included in `zero`
+  const uint8_t* codes;
+  const void* scales;
+  const void* zeros;
+
+  size_t width() const { return groups * units * kUnit; }  // padded columns
+  bool padded() const { return width() != columns; }
+  size_t panel_bytes() const { return groups * units * static_cast<size_t>(bits) * 128; }
+};
+
+// Rows of X as int8: x ≈ scale · code by row and group.
+struct QuantizedRows {
+  int8_t* codes;   // [row][width]
+  float* scale;    // [row][groups]; NaN where the block holds a number that is not finite
+  int32_t* start;  // [row][groups]: −zero · Σ codes for Zero::integer, else 0
+  float* sum;      // [row][groups]: Σ codes, times zero for Zero::number
+};
+
+// `sums` is [token][32] of one panel, for tokens of X from `first` on; at most kMaxTokens.
+struct LowBitInt8 {
+  // One padded row of X, [width], into row `row` of `q`.
+  void (*quantize)(const LowBitWeight&, const float* x, size_t row, const QuantizedRows& q);
+  void (*multiply)(const LowBitWeight&, size_t panel, const QuantizedRows& q, size_t first, size_t tokens, float* sums);
+};
+
+struct LowBitExact {
+  // x is [token][width] with zeros in the padding.
+  void (*multiply)(const LowBitWeight&, size_t panel, const float* x, size_t first, size_t tokens, float* sums);
+};
+
+}  // namespace qonnx::cpu

@@ -1,0 +1,77 @@
+// Packed bit lines back to one byte a code (see the layout in lowbit.h), for the kernels of a tier.
+#pragma once
+
+#include "lanes.h"
+#include "lowbit.h"
+
+namespace qonnx::cpu::QONNX_TIER {
+
+constexpr size_t kLine = 128;  // bytes of a bit line: two tiles
+
+template <int... j> struct Steps {};
+using AllSteps = Steps<0, 1, 2, 3, 4, 5, 6, 7>;
+
+// The codes of step j (four k by sixteen rows) of the unit whose lines begin at `unit` for this tile.
+template <int bits, int j>
+static inline Bytes codes_of_step(const uint8_t* unit) {
+  if constexpr (bits == 8) {
+    return load_bytes(unit + j * kLine);
+  } else {
+    constexpr int four = (bits & 4) ? 4 : 0, two = (bits & 2) ? 2 : 0;
+    [[maybe_unused]] const uint8_t* next = unit + four * kLine;
+    [[maybe_unused]] const uint8_t* top = next + two * kLine;
+    if constexpr (bits == 1) {
+      return masked<1>(shifted<j>(load_bytes(top)));
+    } else if constexpr (four == 0) {  // 2 or 3 bits
+      const Bytes low = masked<3>(shifted<2 * (j % 4)>(load_bytes(next + j / 4 * kLine)));
+      if constexpr (bits == 2) return low;
+      else return low | masked<4>(shifted<j - 2>(load_bytes(top)));
+    } else {
+      Bytes code = masked<15>(shifted<4 * (j % 2)>(load_bytes(unit + j / 2 * kLine)));
+      if constexpr (two != 0) code = code | masked<48>(shifted<2 * (j % 4) - 4>(load_bytes(next + j / 4 * kLine)));
+      if constexpr ((bits & 1) != 0)
+        code = code | masked<1 << (four + two)>(shifted<j - four - two>(load_bytes(top)));
+      return code;
+    }
+  }
+}
+
+// A format of codes as the kernels see it: `bits` of storage, and whether codes index a table.
+template <int bits_, bool table_>
+struct Codes {
+  static constexpr int bits = bits_;
+  static constexpr bool table = table_;
+  static constexpr int value_bits = table_ ? 8 : bits_;  // of the bytes that go into `dot`
+};
+
+// Calls body(Codes<...>{}) for the weight's format.
+template <class Body>
+static inline void with_codes(const LowBitWeight& weight, Body&& body) {
+  switch (weight.table ? 0 : weight.bits) {
+    case 0: return body(Codes<4, true>{});
+    case 1: return body(Codes<1, false>{});
+    case 2: return body(Codes<2, false>{});
+    case 3: return body(Codes<3, false>{});
+    case 4: return body(Codes<4, false>{});
+    case 5: return body(Codes<5, false>{});
+    case 6: return body(Codes<6, false>{});
+    case 7: return body(Codes<7, false>{});
+    default: return body(Codes<8, false>{});
+  }
+}
+
+// Scales or zeros of a tile and group.
+static inline Floats parameters(const LowBitWeight& weight, const void* array, size_t index) {
+  return weight.halves ? load_halves(static_cast<const uint16_t*>(array) + index)
+                       : load_floats(static_cast<const float*>(array) + index);
+}
+
+static inline int32_t four_bytes(const int8_t* p) {
+  int32_t x;
+  memcpy(&x, p, 4);
+  return x;
+}
+
+static inline void prefetch(const void* p) { __builtin_prefetch(p); }
+
+}  // namespace qonnx::cpu::QONNX_TIER

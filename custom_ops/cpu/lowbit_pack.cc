@@ -1,0 +1,158 @@
+// Packing: codes into bit lines, scales and zeros into panels, and the choice of how zeros enter the sums.
+#include "lowbit_pack.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+#include "../formats/float16.h"
+
+namespace qonnx::cpu {
+
+namespace {
+
+constexpr size_t kLargestGroup = 512;  // columns: decoded, a panel's group takes 16 KB
+constexpr float kLargestInteger = 1024;  // zero · Σ q of a group stays far inside int32
+
+size_t divided_up(size_t a, size_t b) { return (a + b - 1) / b; }
+
+std::vector<float> numbers(const Tensor& tensor, const std::string& who, const char* input) {
+  std::vector<float> values(tensor.count);
+  for (size_t i = 0; i < tensor.count; ++i) switch (tensor.type) {
+      case Type::float32: values[i] = tensor.as<float>()[i]; break;
+      case Type::float16: values[i] = decode_float16(tensor.as<uint16_t>()[i]); break;
+      case Type::bfloat16: values[i] = decode_bfloat16(tensor.as<uint16_t>()[i]); break;
+      case Type::uint8: values[i] = tensor.as<uint8_t>()[i]; break;
+      default:
+        throw Error(who + "input " + input + " is " + type_text(tensor.type) +
+                    "; use float32, float16, bfloat16 (or uint8 for zero points)");
+    }
+  return values;
+}
+
+void expect(bool holds, const std::string& who, const char* input, const Tensor& tensor, const std::string& wanted) {
+  if (!holds)
+    throw Error(who + "input " + input + " has shape " + shape_text(tensor.shape) + ", but the attributes ask for " + wanted);
+}
+
+bool exact_in_float16(const std::vector<float>& values) {
+  return std::all_of(values.begin(), values.end(), [](float v) { return decode_float16(encode_float16(v)) == v; });
+}
+
+// One row's 32 codes of a unit into the bit lines of its tile.
+void pack_unit(const uint8_t* code, int bits, uint8_t* lines) {
+  constexpr size_t kLine = 128;
+  const int four = bits < 8 ? bits & 4 : 0, two = bits < 8 ? bits & 2 : 0;
+  for (int j = 0; j < 8; ++j)
+    for (int i = 0; i < 4; ++i) {
+      const unsigned c = code[4 * j + i];
+      auto put = [&](int line, unsigned value) { lines[static_cast<size_t>(line) * kLine + i] |= static_cast<uint8_t>(value); };
+      if (bits == 8) {
+        put(j, c);
+        continue;
+      }
+      if (four) put(j / 2, (c & 15) << (4 * (j % 2)));
+      if (two) put(four + j / 4, (c >> four & 3) << (2 * (j % 4)));
+      if (bits & 1) put(four + two, (c >> (four + two) & 1) << j);
+    }
+}
+
+}  // namespace
+
+PackedLowBit::PackedLowBit(const LowBitShape& shape, const LowBitInputs& inputs, bool bytes, const std::string& who) {
+  const size_t n = shape.rows, blocks = shape.blocks();
+  const std::string grid = "[" + std::to_string(n) + ", " + std::to_string(blocks) + "]";
+  const size_t row_bytes = shape.layout.row_bytes(shape.columns);
+  expect(inputs.codes.count == n * row_bytes && inputs.codes.shape.size() == 2, who, "codes", inputs.codes,
+         "[" + std::to_string(n) + ", " + std::to_string(row_bytes) + "]");
+  expect(inputs.scale.count == n * blocks, who, "scale", inputs.scale, grid);
+  expect(inputs.zero_point.count == n * blocks || inputs.zero_point.count == 1, who, "zero_point", inputs.zero_point,
+         grid + " or one number");
+  expect(inputs.table.count == shape.layout.levels && inputs.table.type == Type::float32, who, "table", inputs.table,
+         "float32 [" + std::to_string(shape.layout.levels) + "]");
+  weight_.rows = n;
+  weight_.columns = shape.columns;
+  weight_.block = shape.block;
+  weight_.parts = divided_up(shape.block, kLargestGroup);
+  // Groups other than the last of a block are whole units, so that only blocks are padded.
+  weight_.group = weight_.parts == 1 ? shape.block : divided_up(divided_up(shape.block, weight_.parts), kUnit) * kUnit;
+  weight_.units = divided_up(weight_.group, kUnit);
+  weight_.groups = blocks * weight_.parts;
+  weight_.panels = divided_up(n, kPanel);
+  set_values(shape, inputs.table.as<float>(), bytes, who);
+  set_parameters(shape, inputs, who);
+  pack_codes(shape, inputs.codes.as<uint8_t>());
+}
+
+void PackedLowBit::set_values(const LowBitShape& shape, const float* table, bool bytes, const std::string& who) {
+  const uint32_t levels = shape.layout.levels;
+  bool counts = true;
+  float largest = 0;
+  for (uint32_t i = 0; i < levels; ++i) {
+    counts = counts && table[i] == static_cast<float>(i);
+    largest = std::max(largest, std::fabs(table[i]));
+    if (i < 16) weight_.values[i] = table[i];
+  }
+  weight_.factor = 1;
+  weight_.table = !counts;
+  weight_.bits = counts ? std::bit_width(levels - 1) : 4;
+  if (counts) return;
+  if (levels > 16)
+    throw Error(who + "a table of " + std::to_string(levels) +
+                " entries that are not 0, 1, 2, … has no kernel; use at most 16 entries, or run without the library");
+  if (!std::isfinite(largest)) throw Error(who + "the table holds a number that is not finite");
+  if (!bytes) return;
+  offset_ = 128;
+  step_ = weight_.factor = largest > 0 ? largest / 127.0f : 1.0f;
+  for (uint32_t i = 0; i < levels; ++i)
+    weight_.bytes[i] = static_cast<uint8_t>(static_cast<int>(std::nearbyint(table[i] / step_)) + 128);
+}
+
+void PackedLowBit::set_parameters(const LowBitShape& shape, const LowBitInputs& inputs, const std::string& who) {
+  const size_t n = shape.rows, blocks = shape.blocks(), parts = weight_.parts;
+  std::vector<float> scale = numbers(inputs.scale, who, "scale"), zero = numbers(inputs.zero_point, who, "zero_point");
+  for (float& z : zero) z = offset_ + (step_ == 1 ? z : z / step_);
+  const bool uniform = std::all_of(zero.begin(), zero.end(), [&](float z) { return z == zero[0]; });
+  const bool whole = uniform && !zero.empty() && zero[0] == std::trunc(zero[0]) && std::fabs(zero[0]) <= kLargestInteger;
+  weight_.zero_kind = !uniform ? Zero::rows : whole ? Zero::integer : Zero::number;
+  weight_.zero = uniform && !zero.empty() ? zero[0] : 0;
+  weight_.halves = exact_in_float16(scale) && (uniform || exact_in_float16(zero));
+
+  auto lay_out = [&](const std::vector<float>& values, Buffer& buffer) {
+    const size_t count = weight_.panels * weight_.groups * kPanel, size = weight_.halves ? 2 : 4;
+    buffer = Buffer(count * size);
+    std::memset(buffer.as<char>(), 0, count * size);
+    for (size_t row = 0; row < n; ++row)
+      for (size_t g = 0; g < weight_.groups; ++g) {
+        const float value = values[row * blocks + g / parts];
+        const size_t at = (row / kPanel * weight_.groups + g) * kPanel + row % kPanel;
+        if (weight_.halves) buffer.as<uint16_t>()[at] = encode_float16(value);
+        else buffer.as<float>()[at] = value;
+      }
+  };
+  lay_out(scale, scales_);
+  if (!uniform) lay_out(zero, zeros_);
+  weight_.scales = scales_.as<void>();
+  weight_.zeros = zeros_.as<void>();
+}
+
+void PackedLowBit::pack_codes(const LowBitShape& shape, const uint8_t* codes) {
+  const size_t row_bytes = shape.layout.row_bytes(shape.columns), bits = static_cast<size_t>(weight_.bits);
+  const size_t width = weight_.width(), unit_bytes = bits * 128, kAheadOfEnd = 4096;  // kernels prefetch, never read, past it
+  codes_ = Buffer(weight_.panels * weight_.panel_bytes() + kAheadOfEnd);
+  std::memset(codes_.as<char>(), 0, codes_.bytes());
+  std::vector<uint8_t> row_codes(shape.columns), padded(width);
+  for (size_t row = 0; row < shape.rows; ++row) {
+    decode_codes(shape.layout, codes + row * row_bytes, shape.columns, row_codes.data());
+    std::fill(padded.begin(), padded.end(), 0);
+    const size_t padded_block = weight_.parts * weight_.units * kUnit;
+    for (size_t k = 0; k < shape.columns; k += shape.block)
+      std::copy_n(&row_codes[k], std::min(shape.block, shape.columns - k), &padded[k / shape.block * padded_block]);
+    uint8_t* out = codes_.as<uint8_t>(row / kPanel * weight_.panel_bytes() + row % kPanel / kTile * 64 + row % kTile * 4);
+    for (size_t k = 0; k < width; k += kUnit, out += unit_bytes) pack_unit(&padded[k], weight_.bits, out);
+  }
+  weight_.codes = codes_.as<uint8_t>();
+}
+
+}  // namespace qonnx::cpu

@@ -1,0 +1,47 @@
+// Packs a low-bit weight from its portable layout into the layout of the kernels (lowbit.h).
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "../formats/codes.h"
+#include "../ort_op.h"
+#include "lowbit.h"
+#include "memory.h"
+
+namespace qonnx::cpu {
+
+// What a node says about its weight.
+struct LowBitShape {
+  size_t rows, columns, block;  // N, K, block_size
+  CodeLayout layout;
+  size_t blocks() const { return (columns + block - 1) / block; }
+};
+
+// The weight's inputs, as they stand in the file.
+struct LowBitInputs {
+  Tensor codes;       // uint8 [N, row bytes]
+  Tensor scale;       // float32, float16 or bfloat16 [N, blocks]
+  Tensor zero_point;  // uint8 or a float type, [N, blocks] or a single number
+  Tensor table;       // float32 [levels]
+};
+
+class PackedLowBit {
+ public:
+  // `bytes`: the table, unless it counts 0, 1, 2, …, is rounded to 8 bits for integer sums.
+  PackedLowBit(const LowBitShape& shape, const LowBitInputs& inputs, bool bytes, const std::string& who);
+  const LowBitWeight& weight() const { return weight_; }
+  size_t memory() const { return codes_.bytes() + scales_.bytes() + zeros_.bytes(); }
+
+ private:
+  void pack_codes(const LowBitShape& shape, const uint8_t* codes);
+  void set_values(const LowBitShape& shape, const float* table, bool bytes, const std::string& who);
+  void set_parameters(const LowBitShape& shape, const LowBitInputs& inputs, const std::string& who);
+
+  LowBitWeight weight_{};
+  float step_ = 1;    // of a table rounded to bytes
+  float offset_ = 0;  // added to those bytes
+  Buffer codes_, scales_, zeros_;
+};
+
+}  // namespace qonnx::cpu

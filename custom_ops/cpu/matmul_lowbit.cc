@@ -1,0 +1,223 @@
+// MatMulLowBit and DynamicQuantizeMatMulLowBit: Y = X · Wᵀ + bias with a weight of 1 to 8 bits a number.
+//
+// Inputs: X [..., K]; codes uint8 [N, row bytes]; scale [N, ceil(K / block_size)]; zero_point, the same shape or one
+// number; table float32 [levels]; bias [N] or [1]. Attributes K, N, block_size, levels, codes_per_word, bytes_per_word
+// (the layout of formats/codes.h). w = scale · (table[code] − zero_point).
+// MatMulLowBit computes in float32; DynamicQuantizeMatMulLowBit first rounds X to int8 by row and block.
+//
+// Constant weights are packed once, when the kernel is created. Rows of X are prepared in parallel (spread over padded
+// blocks, or quantized), then panels of 32 outputs are computed in parallel, at most 256 rows of X at a time.
+#include <algorithm>
+#include <cstring>
+#include <optional>
+
+#include "../formats/float16.h"
+#include "lowbit_pack.h"
+#include "numbers.h"
+#include "operators.h"
+#include "tier.h"
+
+namespace qonnx::cpu {
+
+QONNX_BY_TIER(NumberKernels, number_kernels)
+QONNX_BY_TIER(LowBitInt8, lowbit_int8)
+QONNX_BY_TIER(LowBitExact, lowbit_exact)
+
+namespace {
+
+constexpr size_t kRowsAtOnce = 1024;           // of X: bounds the scratch memory
+constexpr size_t kTaskWork = size_t{1} << 21;  // multiply-adds worth a task of their own: some 20 µs
+constexpr size_t kTaskNumbers = 1 << 14;       // numbers of X worth a task of their own
+
+enum Input { kX, kCodes, kScale, kZeroPoint, kTable, kBias };
+
+struct Names {
+  static constexpr const char* exact = "MatMulLowBit";
+  static constexpr const char* dynamic = "DynamicQuantizeMatMulLowBit";
+};
+
+template <Type type, bool quantized>
+class MatMulLowBit {
+ public:
+  static constexpr const char* name = quantized ? Names::dynamic : Names::exact;
+  static constexpr Port inputs[] = {{type},      {Type::uint8}, {Type::any}, {Type::any}, {Type::float32}, {type}};
+  static constexpr Port outputs[] = {{type}};
+
+  static void infer(ShapeInference& shapes) {
+    auto y = shapes.input(kX);
+    const auto codes = shapes.input(kCodes);
+    if (!y.known || !codes.known || codes.dims.size() != 2) return;
+    y.dims.back() = codes.dims[0];
+    y.symbols.back() = codes.symbols[0];
+    shapes.output(0, y);
+  }
+
+  explicit MatMulLowBit(const NodeInfo& info)
+      : who_(std::string(name) + " '" + info.node_name() + "': "),
+        numbers_(*number_kernels_table[static_cast<int>(active_tier())]),
+        int8_(*lowbit_int8_table[static_cast<int>(active_tier())]),
+        exact_(*lowbit_exact_table[static_cast<int>(active_tier())]) {
+    shape_.columns = positive(info, "K");
+    shape_.rows = positive(info, "N");
+    shape_.block = std::min(positive(info, "block_size"), shape_.columns);
+    shape_.layout = {static_cast<uint32_t>(positive(info, "levels")),
+                     static_cast<uint32_t>(positive(info, "codes_per_word")),
+                     static_cast<uint32_t>(positive(info, "bytes_per_word"))};
+    if (!shape_.layout.valid())
+      throw Error(who_ + "levels=" + std::to_string(shape_.layout.levels) + " codes, " +
+                  std::to_string(shape_.layout.codes_per_word) + " of them in a word of " +
+                  std::to_string(shape_.layout.bytes_per_word) +
+                  " bytes, do not fit; use for example 16, 2, 1 for 4 bits or 8, 8, 3 for 3 bits");
+    if (quantized && info.integer("activation_bits", 8) != 8)
+      throw Error(who_ + "activation_bits=" + std::to_string(info.integer("activation_bits", 8)) + " has no kernel; use 8");
+    const LowBitInputs weight{info.constant(kCodes), info.constant(kScale), info.constant(kZeroPoint), info.constant(kTable)};
+    if (weight.codes && weight.scale && weight.zero_point && weight.table) packed_.emplace(shape_, weight, quantized, who_);
+    if (const Tensor bias = info.constant(kBias)) constant_bias_ = bias_of(bias);
+  }
+
+  void run(Context& context) {
+    const Tensor x = context.input(kX);
+    if (x.shape.empty() || x.shape.back() != static_cast<int64_t>(shape_.columns))
+      throw Error(who_ + "X has shape " + shape_text(x.shape) + ", but K=" + std::to_string(shape_.columns) +
+                  " must be its last dimension");
+    std::optional<PackedLowBit> fresh;
+    if (!packed_)
+      fresh.emplace(shape_, LowBitInputs{context.input(kCodes), context.input(kScale), context.input(kZeroPoint), context.input(kTable)},
+                    quantized, who_);
+    const LowBitWeight& weight = (packed_ ? *packed_ : *fresh).weight();
+    std::vector<float> own_bias;
+    if (constant_bias_.empty())
+      if (const Tensor bias = context.input(kBias)) own_bias = bias_of(bias);
+    const std::vector<float>& bias = constant_bias_.empty() ? own_bias : constant_bias_;
+
+    std::vector<int64_t> shape = x.shape;
+    shape.back() = static_cast<int64_t>(shape_.rows);
+    auto* y = static_cast<char*>(context.output(0, shape));
+    const size_t rows = x.count / shape_.columns;
+    for (size_t first = 0; first < rows; first += kRowsAtOnce)
+      run_rows(context, weight, static_cast<const char*>(x.data) + first * shape_.columns * kSize,
+               std::min(kRowsAtOnce, rows - first), bias.empty() ? nullptr : bias.data(), y + first * shape_.rows * kSize);
+  }
+
+ private:
+  static constexpr size_t kSize = type == Type::float32 ? 4 : 2;
+
+  size_t positive(const NodeInfo& info, const char* attribute) const {
+    const int64_t value = info.integer(attribute, 0);
+    if (value < 1 || value > int64_t{1} << 31)
+      throw Error(who_ + "attribute " + attribute + "=" + std::to_string(value) + " is missing or not a positive number");
+    return static_cast<size_t>(value);
+  }
+
+  std::vector<float> bias_of(const Tensor& tensor) const {
+    if (tensor.count != shape_.rows && tensor.count != 1)
+      throw Error(who_ + "bias has shape " + shape_text(tensor.shape) + ", but one number or N=" +
+                  std::to_string(shape_.rows) + " of them are wanted");
+    std::vector<float> bias(tensor.count);
+    widen(tensor.data, bias.data(), tensor.count);
+    bias.resize(shape_.rows, bias[0]);
+    return bias;
+  }
+
+  void widen(const void* x, float* y, size_t n) const {
+    if constexpr (type == Type::float32) std::memcpy(y, x, n * sizeof(float));
+    else (type == Type::float16 ? numbers_.from_float16 : numbers_.from_bfloat16)(static_cast<const uint16_t*>(x), y, n);
+  }
+
+  // A row of X in the padded columns of the packed weight: in place where that is possible.
+  const float* padded_row(const LowBitWeight& weight, const char* x, float* wide, float* padded) const {
+    const float* row = reinterpret_cast<const float*>(x);
+    if constexpr (type != Type::float32) {
+      widen(x, wide, shape_.columns);
+      row = wide;
+    }
+    if (!weight.padded()) return row;
+    const size_t padded_block = weight.parts * weight.units * kUnit;
+    for (size_t k = 0; k < weight.columns; k += weight.block, padded += padded_block) {
+      const size_t length = std::min(weight.block, weight.columns - k);
+      std::memcpy(padded, row + k, length * sizeof(float));
+      std::memset(padded + length, 0, (padded_block - length) * sizeof(float));
+    }
+    return padded - weight.width();
+  }
+
+  void run_rows(Context& context, const LowBitWeight& weight, const char* x, size_t rows, const float* bias, char* y) {
+    const size_t width = weight.width(), groups = weight.groups;
+    const bool direct = !quantized && type == Type::float32 && !weight.padded();
+    const size_t tasks = std::min(rows, rows * width / kTaskNumbers + 1);
+    const size_t wide = type == Type::float32 ? 0 : shape_.columns, padded = weight.padded() ? width : 0;
+    Scratch::Loan loan(scratch_, quantized ? Scratch::size_of<int8_t>(rows * width) + 3 * Scratch::size_of<float>(rows * groups) +
+                                                 tasks * (Scratch::size_of<float>(wide) + Scratch::size_of<float>(padded))
+                                 : direct ? 64
+                                          : Scratch::size_of<float>(rows * width) + tasks * Scratch::size_of<float>(wide));
+    QuantizedRows q{};
+    const float* floats = reinterpret_cast<const float*>(x);
+    if constexpr (quantized) {
+      q = {loan.next<int8_t>(rows * width), loan.next<float>(rows * groups), loan.next<int32_t>(rows * groups),
+           loan.next<float>(rows * groups)};
+      float* wide_rows = loan.next<float>(0);
+      const size_t step = (Scratch::size_of<float>(wide) + Scratch::size_of<float>(padded)) / sizeof(float);
+      context.parallel(tasks, [&](size_t task) {
+        float *row_wide = wide_rows + task * step, *row_padded = row_wide + Scratch::size_of<float>(wide) / sizeof(float);
+        for (size_t row = task * rows / tasks; row < (task + 1) * rows / tasks; ++row)
+          int8_.quantize(weight, padded_row(weight, x + row * shape_.columns * kSize, row_wide, row_padded), row, q);
+      });
+    } else if (!direct) {
+      float* all = loan.next<float>(rows * width);
+      float* wide_rows = loan.next<float>(0);
+      const size_t step = Scratch::size_of<float>(wide) / sizeof(float);
+      context.parallel(tasks, [&](size_t task) {
+        for (size_t row = task * rows / tasks; row < (task + 1) * rows / tasks; ++row) {
+          float* to = all + row * width;
+          const float* from = padded_row(weight, x + row * shape_.columns * kSize, wide_rows + task * step, to);
+          if (from != to) std::memcpy(to, from, width * sizeof(float));
+        }
+      });
+      floats = all;
+    }
+
+    const size_t panel_work = rows * width * kPanel;
+    const size_t per_task = std::max<size_t>(1, kTaskWork / panel_work), panel_tasks = (weight.panels + per_task - 1) / per_task;
+    context.parallel(panel_tasks, [&](size_t task) {
+      alignas(64) float sums[kMaxTokens * kPanel];
+      for (size_t panel = task * per_task; panel < std::min((task + 1) * per_task, weight.panels); ++panel)
+        for (size_t first = 0; first < rows; first += kMaxTokens) {
+          const size_t tokens = std::min(kMaxTokens, rows - first);
+          if constexpr (quantized) int8_.multiply(weight, panel, q, first, tokens, sums);
+          else exact_.multiply(weight, panel, floats, first, tokens, sums);
+          store(weight, panel, sums, tokens, bias, y + first * shape_.rows * kSize);
+        }
+    });
+  }
+
+  void store(const LowBitWeight& weight, size_t panel, float* sums, size_t tokens, const float* bias, char* y) const {
+    const size_t begin = panel * kPanel, count = std::min(kPanel, shape_.rows - begin);
+    for (size_t m = 0; m < tokens; ++m, sums += kPanel) {
+      char* to = y + (m * shape_.rows + begin) * kSize;
+      float* wide = type == Type::float32 ? reinterpret_cast<float*>(to) : sums;
+      numbers_.scale_add(sums, weight.factor, bias ? bias + begin : nullptr, wide, count);
+      if constexpr (type != Type::float32)
+        (type == Type::float16 ? numbers_.to_float16 : numbers_.to_bfloat16)(wide, reinterpret_cast<uint16_t*>(to), count);
+    }
+  }
+
+  std::string who_;
+  const NumberKernels& numbers_;
+  const LowBitInt8& int8_;
+  const LowBitExact& exact_;
+  LowBitShape shape_{};
+  std::optional<PackedLowBit> packed_;
+  std::vector<float> constant_bias_;
+  Scratch scratch_;
+};
+
+}  // namespace
+
+const abi::CustomOp* matmul_lowbit_float32() { return operation<MatMulLowBit<Type::float32, false>>(); }
+const abi::CustomOp* matmul_lowbit_float16() { return operation<MatMulLowBit<Type::float16, false>>(); }
+const abi::CustomOp* matmul_lowbit_bfloat16() { return operation<MatMulLowBit<Type::bfloat16, false>>(); }
+const abi::CustomOp* dynamic_matmul_lowbit_float32() { return operation<MatMulLowBit<Type::float32, true>>(); }
+const abi::CustomOp* dynamic_matmul_lowbit_float16() { return operation<MatMulLowBit<Type::float16, true>>(); }
+const abi::CustomOp* dynamic_matmul_lowbit_bfloat16() { return operation<MatMulLowBit<Type::bfloat16, true>>(); }
+
+}  // namespace qonnx::cpu
