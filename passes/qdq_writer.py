@@ -21,15 +21,14 @@ _SILENTLY_QUANTIZED = ("Conv", "ConvTranspose", "Gemm")
 class QDQWriter:
     """Adds nodes and initializers to one graph, each grid, weight and scale once.
 
-    taken: all names in use; stored: the arrays of each solved weight. The writers of a model share both, since a body
+    taken: all names in use; stored: what stands for each solved weight. The writers of a model share both, since a body
     may not reuse a name of the graph around it and reads that graph's weights.
     """
 
-    def __init__(self, graph: ir.Graph, taken: set[str], stored: dict[tuple[int, int], list[ir.Value]]):
+    def __init__(self, graph: ir.Graph, taken: set[str], stored: dict[tuple[int, int], ir.Value]):
         self.graph, self.taken, self.stored = graph, taken, stored
         self.pairs: dict[tuple[int, str], ir.Value] = {}  # (id of float value, format name) -> dequantized value
         self.grids: dict[int, Encoding] = {}  # id of dequantized value -> its grid
-        self.weights: dict[tuple[int, int], ir.Value] = {}
 
     def pair_for_all(self, value: ir.Value, grid: Encoding) -> ir.Value:
         """Q/DQ behind `value`; every other reader, and the graph's output, reads the pair."""
@@ -91,30 +90,33 @@ class QDQWriter:
 
     def weight(self, node: ir.Node, plan: Plan) -> None:
         """Replace the node's float weight by DequantizeLinear over its codes."""
-        value, solved = node.inputs[plan.weight_index], note(node).solved
-        key = (id(value), id(solved))
-        if key not in self.weights:
-            self.weights[key] = self._dequantized(value, solved, node)
-        node.replace_input_with(plan.weight_index, self.weights[key])
+        value = node.inputs[plan.weight_index]
+        node.replace_input_with(plan.weight_index, self._dequantized(value, note(node).solved, node))
         drop_initializer(value)
         remove_unused([value.producer()])
 
     def _dequantized(self, value: ir.Value, solved: QuantizedTensor, node: ir.Node) -> ir.Value:
-        """`value` as DequantizeLinear before `node` makes it; its arrays lie where the float weight lay."""
+        """`value` as DequantizeLinear makes it, in the graph that owns the float weight, just before `node` if possible.
+
+        A body must not hold it where the codes lie outside: ONNX Runtime's fusion then refuses to load the model
+        ("Missing required weight").
+        """
         key = (id(value), id(solved))
-        if key not in self.stored:
-            owner = value.graph if value.is_initializer() else self.graph
-            self.stored[key] = self._arrays(value, solved, owner)
+        if key in self.stored:
+            return self.stored[key]
+        owner = value.graph if value.is_initializer() else value.producer().graph
         attributes = {}
         if solved.format.granularity != "tensor":
             attributes["axis"] = solved.axis
         if solved.format.granularity == "block":
             attributes["block_size"] = solved.format.block
-        name = self._free(f"{value.name}_DequantizeLinear")
-        dequantize = ir.node("DequantizeLinear", inputs=self.stored[key], attributes=attributes, name=name)
+        arrays, name = self._arrays(value, solved, owner), self._free(f"{value.name}_DequantizeLinear")
+        dequantize = ir.node("DequantizeLinear", inputs=arrays, attributes=attributes, name=name)
         output = dequantize.outputs[0]
         output.name, output.shape, output.type = self._free(f"{value.name}_dequantized"), value.shape, value.type
-        self.graph.insert_before(node, dequantize)
+        alone = all(use.node.graph is owner for use in value.uses())
+        owner.insert_before(node if alone else owner[0], dequantize)
+        self.stored[key] = output
         return output
 
     def _arrays(self, value: ir.Value, solved: QuantizedTensor, owner: ir.Graph) -> list[ir.Value]:

@@ -37,8 +37,8 @@ class IntFormat:
         symmetric: the zero point is fixed (0 if signed, else the middle code).
         granularity: "tensor", "channel" (one scale for each output channel) or "block".
         block: elements that share a scale along the reduction axis; 0 unless granularity is "block".
-        levels: number of codes in use; 0 means all 2**bits. Symmetric signed formats with `narrow` use ±(2**(bits-1)-1).
-        narrow: leave out the most negative code, so that the grid is symmetric about zero.
+        levels: number of codes in use; 0 means all 2**bits.
+        narrow: leave out the most negative code, so that the grid is symmetric about zero: ±(2**(bits-1) - 1).
     """
 
     bits: int
