@@ -157,8 +157,8 @@ def _tensors(found: Comparison) -> str:
     figures = []
     for trial in found.quantizers[:WORST_TENSORS]:
         caption = f'<code title="{escape(trial.tensor)}">{escape(short(trial.tensor, 42))}</code>'
-        caption += f"{escape(trial.type)} · {decibel(trial.figures.sqnr_db)} · {percent(trial.clipped)} clipped · "
-        caption += f"spans {plain(trial.minimum)} to {plain(trial.maximum)}"
+        caption += f"{escape(trial.type)} · {decibel(trial.figures.sqnr_db)} · {percent(trial.clipped)} clipped"
+        caption += f"<br>spans {trial.minimum:.3g} to {trial.maximum:.3g}"
         figures.append(f"<figure><figcaption>{caption}</figcaption>{plots.histogram(trial)}</figure>")
     text = f"""The float model's values (counts on a logarithmic axis) where the quantizer's grid loses most.
     Dashed: the range of its codes. Worst {len(figures)} of {len(found.quantizers)} activation quantizers."""

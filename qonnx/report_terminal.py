@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qonnx.comparison import Comparison
+from qonnx.differences import Figures
 from qonnx.ledger import explain, summary
 from qonnx.report import Report
 from qonnx.wording import decibel, duration, percent, plain, ratio, short, size, verdict
@@ -73,22 +74,25 @@ def _headline(found: Comparison) -> Table:
         table.add_row("size on disk", size(before.disk), size(after.disk), ratio(after.disk / before.disk), bits)
         if before.memory and after.memory:
             times = ratio(after.memory / before.memory)
-            table.add_row(
-                "weights in memory", size(before.memory), size(after.memory), times, "as the runtime keeps them"
-            )
+            table.add_row("weights in memory", size(before.memory), size(after.memory), times, "in the runtime")
     if (time := found.latency) is not None:
-        note = f"{time.threads} threads, {time.rounds} turns, p10–p90 {time.ratio_p10:.2f}–{time.ratio_p90:.2f}"
-        table.add_row("latency", duration(time.reference.median), duration(time.result.median), ratio(time.ratio), note)
+        note = f"p10–p90 {time.ratio_p10:.2f}–{time.ratio_p90:.2f}"
+        table.add_row(
+            f"latency, {time.threads} threads",
+            duration(time.reference.median),
+            duration(time.result.median),
+            ratio(time.ratio),
+            note,
+        )
     if found.metric:
         metric = found.metric
         table.add_row(metric.name, plain(metric.reference), plain(metric.result), "", f"drop {metric.drop:.4f}")
     if found.fusion and found.fusion.nodes:
-        shares = found.fusion.shares
-        share = f"{percent(shares['integer'])} of the multiply-adds" if shares else ""
-        counts = f"{found.fusion.count('integer')} integer, {found.fusion.count('float')} float"
+        share = percent(found.fusion.shares["integer"]) if found.fusion.shares else ""
+        nodes = f"{found.fusion.count('integer')} of {len(found.fusion.nodes)} nodes"
         if weight_only := found.fusion.count("weight-only"):
-            counts += f", {weight_only} integer weights"
-        table.add_row("compute nodes", "", counts, "", share and f"{share} run on integers")
+            nodes += f", {weight_only} more with integer weights"
+        table.add_row("integer arithmetic", "", share, "", nodes)
     return table
 
 
@@ -99,31 +103,24 @@ def _verdict(found: Comparison) -> Text:
 
 def _outputs(found: Comparison) -> Table:
     title = f"Outputs over {found.samples} sample{'s' if found.samples > 1 else ''}"
-    columns = [("SQNR", "right"), ("worst sample", "right"), ("cosine", "right"), ("max error", "right")]
-    table = _table(title, *columns, ("mean error", "right"), ("top-1 agreement", "right"))
+    scored = any(output.top1 is not None for output in found.outputs)
+    columns = [("SQNR", "right"), ("worst", "right"), ("cosine", "right"), ("max error", "right")]
+    table = _table(title, *columns, *([("top-1", "right")] if scored else []), width=24)
     for output in found.outputs:
-        f = output.figures
-        table.add_row(
-            short(output.name, 40),
-            decibel(f.sqnr_db),
-            decibel(f.worst_sqnr_db),
-            f"{f.cosine:.6f}",
-            plain(f.max_abs),
-            plain(f.mean_abs),
-            percent(output.top1),
-        )
+        table.add_row(short(output.name, 40), *_cells(output.figures), *([percent(output.top1)] if scored else []))
     for gap in found.oracles:
         if gap.operator == "output":
-            cells = [decibel(gap.figures.sqnr_db), decibel(gap.figures.worst_sqnr_db), f"{gap.figures.cosine:.6f}"]
-            row = Text(f"  {gap.pair}", style="dim")
-            table.add_row(row, *cells, plain(gap.figures.max_abs), plain(gap.figures.mean_abs), "", style="dim")
+            table.add_row(f"  {gap.pair}", *_cells(gap.figures), style="dim")
     nodes = [gap for gap in found.oracles if gap.operator != "output"]
     if nodes:
         worst = min(nodes, key=lambda gap: gap.figures.sqnr_db)
-        row = Text(f"  unoptimized − reference, worst of {len(nodes)} nodes", style="dim")
-        cells = [decibel(worst.figures.sqnr_db), "", f"{worst.figures.cosine:.6f}", plain(worst.figures.max_abs)]
-        table.add_row(row, *cells, plain(worst.figures.mean_abs), "", style="dim")
+        table.add_row("  unoptimized − reference", *_cells(worst.figures), style="dim")
     return table
+
+
+def _cells(figures: Figures) -> list[str]:
+    decibels = [decibel(figures.sqnr_db), decibel(figures.worst_sqnr_db)]
+    return [*decibels, f"{figures.cosine:.6f}", plain(figures.max_abs)]
 
 
 def _layers(found: Comparison) -> list[RenderableType]:
@@ -135,7 +132,7 @@ def _layers(found: Comparison) -> list[RenderableType]:
     for layer in worst:
         accumulated = layer.accumulated.sqnr_db if layer.accumulated else None
         table.add_row(
-            short(layer.node, 48), layer.operator, layer.numbers, decibel(layer.isolated.sqnr_db), decibel(accumulated)
+            short(layer.node, 36), layer.operator, layer.numbers, decibel(layer.isolated.sqnr_db), decibel(accumulated)
         )
     return [table]
 
@@ -151,11 +148,11 @@ def _ledger(report: Report) -> Table:
     return table
 
 
-def _table(title: str, *columns: tuple[str, str]) -> Table:
+def _table(title: str, *columns: tuple[str, str], width: int | None = None) -> Table:
     """A plain table: a rule under the headings, no frame; the first column is for names."""
     table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold", pad_edge=False)
     table.show_header = any(heading for heading, _ in columns)
-    table.add_column("")
+    table.add_column("", min_width=width)
     for heading, side in columns:
         table.add_column(heading, justify=side, no_wrap=side == "right")
     return table
