@@ -102,7 +102,7 @@ class Report:
         return dataclasses.replace(
             self,
             result=self.result if result is None else file_record(result),
-            ledger=self.ledger if model is None else ledger(model),
+            ledger=self.ledger if model is None else _weighed(ledger(model), comparison),
             comparison=comparison or self.comparison,
         )
 
@@ -147,6 +147,14 @@ class Report:
             raise QonnxError(f"cannot write the report '{path}' ({error}); choose another place") from error
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _weighed(rows: tuple[LedgerRow, ...], comparison: Comparison | None) -> tuple[LedgerRow, ...]:
+    """The rows with the multiply-adds that the comparison has counted, where no pass has noted them."""
+    if comparison is None:
+        return rows
+    counted = {layer.node: layer.macs for layer in comparison.layers}
+    return tuple(dataclasses.replace(r, macs=counted.get(r.node)) if r.macs is None else r for r in rows)
 
 
 class Step:
