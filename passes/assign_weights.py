@@ -10,7 +10,8 @@ rows of a constant table, in the main graph and in every control-flow body. Case
    keep 8 bits too where the target gathers rows of codes: no runtime of those gathers smaller ones;
 5. not worth it: fewer than 1 KiB saved, or a convolution with fewer than 32 weights a channel (depthwise, first):
    a few per cent of the file at most, but with so few terms rounding errors do not average out;
-6. a weight that anyone else reads is quantized only if all its readers have the same plan for it.
+6. in a function that `inline_functions` left: skipped, since a function has no initializers;
+7. a weight that anyone else reads is quantized only if all its readers have the same plan for it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from qonnx.passes.solve_weights import layout_of
 from qonnx.plan import Plan
 from qonnx.targets import Target
 
+OURS = "ai.qonnx"  # functions of this domain are specifications of our operators
 PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _BLOCKS = {8: 0, 4: 32, 2: 16}  # block by number of bits; 0: one scale a channel
@@ -97,6 +99,10 @@ class AssignWeights(Pass):
                     skip(node, "too-small", small)
                     continue
                 candidates[node] = plan
+        for function in model.functions.values():
+            for node in () if function.domain == OURS else function:
+                if _eligible(node) and note(node).fate is None:
+                    skip(node, "subgraph", f"in function {function.name}")
         for node, plan in candidates.items():
             if (other := _dissenter(node, plan, candidates)) is not None:
                 skip(node, "shared-weight", other)

@@ -96,7 +96,7 @@ class QDQWriter:
         remove_unused([value.producer()])
 
     def _dequantized(self, value: ir.Value, solved: QuantizedTensor, node: ir.Node) -> ir.Value:
-        """`value` as DequantizeLinear makes it, in the graph that owns the float weight, just before `node` if possible.
+        """`value` as DequantizeLinear makes it, in the graph that owns the float weight, before `node` if possible.
 
         A body must not hold it where the codes lie outside: ONNX Runtime's fusion then refuses to load the model
         ("Missing required weight").

@@ -1,11 +1,11 @@
 """GPTQ: round column by column and push each column's error onto the columns that are still free.
 
 With H = X ᵀX + λI the Gram matrix of the inputs and U the upper Cholesky factor of H⁻¹, rounding column j with error
-e = (w_j − ŵ_j)/U_jj updates the rest: W[:, j:] −= e · U[j, j:] (Frantar et al. 2022, eq. 2–3 and algorithm 1). Columns go in
-order of falling H_jj ("act-order"); scales and blocks are fixed before ("static groups"), so that the codes can be
+e = (w_j − ŵ_j)/U_jj updates the rest: W[:, j:] −= e · U[j, j:] (Frantar et al. 2022, eq. 2–3 and algorithm 1). Columns go
+in order of falling H_jj ("act-order"); scales and blocks are fixed before ("static groups"), so that the codes can be
 written back in the original order and need no index. All groups of a convolution are solved at once.
 
-Layout: rows [groups, rows, columns], gram [groups, columns, columns]. Blocks of 128 columns keep the updates in
+Layout: rows [groups, rows, columns], gram [groups, columns, columns]. Blocks of 64 columns keep most updates in
 matrix products; there is no Python loop over weights.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from qonnx.formats import IntFormat
 from qonnx.solvers.nearest import Codes, grid, nearest, spread
 
-_BLOCK = 128
+_BLOCK = 64
 
 
 def inverse_factor(gram: np.ndarray, damping: float) -> np.ndarray:
@@ -64,18 +64,20 @@ def gptq(rows: np.ndarray, format: IntFormat, gram: np.ndarray | None = None, *,
     def permute(array: np.ndarray, by: np.ndarray) -> np.ndarray:
         return np.take_along_axis(array, by[:, None, :], axis=-1)
 
-    work = permute(rows, order).astype(np.float32)
-    scales, zeros = permute(wide_scale, order), permute(wide_zero, order)
-    codes = np.empty(rows.shape, np.int32)
+    # One column of all rows at a time: [groups, columns, rows], so that a column is contiguous.
+    work, scales, zeros = (
+        np.ascontiguousarray(np.swapaxes(permute(x, order), 1, 2))
+        for x in (rows.astype(np.float32), wide_scale, wide_zero)
+    )
+    codes = np.empty(work.shape, np.int32)
     for start in range(0, columns, _BLOCK):
         stop = min(start + _BLOCK, columns)
-        errors = np.empty((*work.shape[:2], stop - start), np.float32)
+        errors = np.empty((groups, stop - start, work.shape[2]), np.float32)
         for j in range(start, stop):
-            column = work[:, :, j]
-            codes[:, :, j] = format.encode(column, scales[:, :, j], zeros[:, :, j])
-            decoded = format.decode(codes[:, :, j], scales[:, :, j], zeros[:, :, j])
-            error = (column - decoded) / factor[:, None, j, j]
-            work[:, :, j:stop] -= error[:, :, None] * factor[:, None, j, j:stop]
-            errors[:, :, j - start] = error
-        work[:, :, stop:] -= errors @ factor[:, start:stop, stop:]
-    return Codes(format, permute(codes, back), scale, zero_point)
+            column = work[:, j]
+            codes[:, j] = format.encode(column, scales[:, j], zeros[:, j])
+            error = (column - format.decode(codes[:, j], scales[:, j], zeros[:, j])) / factor[:, j, None, j]
+            work[:, j + 1 : stop] -= factor[:, j, j + 1 : stop, None] * error[:, None]
+            errors[:, j - start] = error
+        work[:, stop:] -= np.swapaxes(factor[:, start:stop, stop:], 1, 2) @ errors
+    return Codes(format, permute(np.swapaxes(codes, 1, 2), back), scale, zero_point)
