@@ -31,6 +31,7 @@ class NativeObservers:
         builder = Builder(model)
         model.opset_imports.setdefault(DOMAIN, 1)
         self.prefix = f"calibrate/{os.getpid()}/{next(_COUNTER)}/"
+        self.keys: dict[str, str] = {}
         self.wishes: dict[str, Wish] = {}
         self.shapes: dict[str, str] = {}
         self.values: dict[str, str] = {}
@@ -42,7 +43,8 @@ class NativeObservers:
             if axis is not None and rank is not None and not -rank <= axis < rank:
                 axis = None
             gram = wish.gram and axis is not None and _rows_are_channels(wish, axis, rank)
-            builder.graph.append(sink(x, self.prefix + value.name, axis=axis, bins=0, gram=gram))
+            key = self.keys[value.name] = f"{self.prefix}{len(self.keys)}/"  # none is the beginning of another
+            builder.graph.append(sink(x, key, axis=axis, bins=0, gram=gram))
             self.wishes[value.name] = wish
             self.running[value.name] = Running(dataclasses.replace(wish, gram=wish.gram and not gram), axis)
             self.shapes[value.name] = builder.shape(value)
@@ -72,10 +74,12 @@ class NativeObservers:
         raise AssertionError("sinks find no faults")
 
     def stats(self) -> dict[str, Stats]:
+        """Read everything, once: each sink is emptied as it is read, so that Gram matrices are not held twice."""
         return {name: self._stats(name) for name in self.running}
 
     def _stats(self, name: str) -> Stats:
-        running, seen = self.running[name], read(self.prefix + name)
+        running, seen = self.running[name], read(self.keys[name])
+        free(self.keys[name])
         by_channel = seen is not None and seen.channel_minimum is not None and bool((seen.channel_count > 0).all())
         gram = running.gram()
         if by_channel and seen.gram is not None:
