@@ -13,6 +13,7 @@ from qonnx.calibrate import Wish, observe
 from qonnx.errors import QonnxError
 from qonnx.macs import macs_from_shapes
 from qonnx.notes import note
+from qonnx.passes.assign import output_of
 from qonnx.passes.base import Change, Pass
 from qonnx.stats import Stats, Window, merge_stats
 from qonnx.stats_file import fingerprint, load_stats, save_stats
@@ -102,6 +103,8 @@ class Observe(Pass):
                 for index in (0, 1):
                     self._add(wishes, node.inputs[index], self._input_wish(node, index))
                 self._add(wishes, node.outputs[0], Wish(channel_axis=1 if "Conv" in node.op_type else -1))
+                if (closing := output_of(node)) is not node.outputs[0]:  # the Relu behind it: where its Q/DQ will stand
+                    self._add(wishes, closing, Wish())
             elif self.elementwise and node.op_type in ELEMENTWISE and node.domain == "":
                 for value in (*node.inputs, *node.outputs):
                     self._add(wishes, value, Wish())
