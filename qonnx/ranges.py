@@ -111,65 +111,73 @@ def _quantile(counts: np.ndarray, left: np.ndarray, right: np.ndarray, share: fl
     return float(left[k] + (right[k] - left[k]) * min(max(inside, 0.0), 1.0))
 
 
+class _SquaredError:
+    """Squared error behind `function` of covering [low, high], for arrays of both ends, from a histogram."""
+
+    def __init__(self, stats: Stats, format: IntFormat, function: Function | None):
+        h = stats.histogram
+        keep = h.counts > 0
+        self.format, self.f = format, function or (lambda values: values)
+        self.x = np.clip(h.centers[keep], stats.minimum, stats.maximum)
+        self.weight = h.counts[keep].astype(np.float64)
+        self.y = self.f(self.x)
+        slope = (self.f(self.x + h.width / 2) - self.f(self.x - h.width / 2)) / h.width
+        terms = (np.ones_like(self.x), self.y, self.y * self.y, slope * slope)
+        self.sums = [np.concatenate([[0.0], np.cumsum(self.weight * term)]) for term in terms]
+
+    def model(self, lows: np.ndarray, highs: np.ndarray) -> np.ndarray:
+        """Error [lows, highs]: rounding noise s²/12 times the squared slope inside, values outside moved to the end."""
+        first, last = np.searchsorted(self.x, lows), np.searchsorted(self.x, highs)
+        step = (highs[None] - lows[:, None]) / (self.format.maximum - self.format.minimum)
+        inside = np.maximum(self.sums[3][last][None] - self.sums[3][first][:, None], 0.0)
+        below = self._moved(lows, *(s[first] for s in self.sums[:3]))
+        above = self._moved(highs, *(s[-1] - s[last] for s in self.sums[:3]))
+        return below[:, None] + above[None] + step**2 / 12 * inside
+
+    def _moved(self, ends: np.ndarray, count: np.ndarray, total: np.ndarray, square: np.ndarray) -> np.ndarray:
+        """Σ (y − f(end))² over values of which the number, Σ y and Σ y² are given."""
+        at = self.f(ends)
+        return np.maximum(square - 2 * at * total + at * at * count, 0.0)
+
+    def exact(self, lows: np.ndarray, highs: np.ndarray) -> np.ndarray:
+        """Error [candidates] of the real grid at the bins' centres: it knows of zero points and of coarse steps."""
+        scale, zero_point = self.format.scale_and_zero_point(lows, highs)
+        scale = scale.astype(np.float64)[:, None]
+        codes = np.rint(self.x / scale)
+        least, most = (self.format.minimum - zero_point)[:, None], (self.format.maximum - zero_point)[:, None]
+        error = self.f(np.clip(codes, least, most, out=codes) * scale) - self.y
+        return (error * error) @ self.weight
+
+
 def _mse(stats: Stats, format: IntFormat, low: float, high: float, function: Function | None) -> tuple[float, float]:
-    """Least squared error behind `function` (identity if None).
-
-    First over a grid of both ends by a model of the error, cheap through running sums over the bins: values inside have
-    rounding noise s²/12 times the squared slope, values outside are moved to the end. Then around the best by the true
-    error of the grid at the bins' centres, which knows of zero points and of coarse steps.
-    """
-    h = stats.histogram
-    keep = h.counts > 0
-    x, weight = np.clip(h.centers[keep], stats.minimum, stats.maximum), h.counts[keep].astype(np.float64)
-    f = function or (lambda values: values)
-    y = f(x)
-    slope = (f(x + h.width / 2) - f(x - h.width / 2)) / h.width
-    sums = [np.concatenate([[0.0], np.cumsum(weight * term)]) for term in (np.ones_like(x), y, y * y, slope * slope)]
-
-    def clipped(ends: np.ndarray, upto: np.ndarray, above: bool) -> np.ndarray:
-        """Squared error of the values beyond `ends`: Σ c(y − f(end))²."""
-        n, s1, s2 = ((s[-1] - s[upto]) if above else s[upto] for s in sums[:3])
-        at = f(ends)
-        return np.maximum(s2 - 2 * at * s1 + at * at * n, 0.0)
-
-    def model(lows: np.ndarray, highs: np.ndarray) -> np.ndarray:
-        """Error [lows, highs] by the model."""
-        first, last = np.searchsorted(x, lows), np.searchsorted(x, highs)
-        step = (highs[None] - lows[:, None]) / (format.maximum - format.minimum)
-        inside = np.maximum(sums[3][last][None] - sums[3][first][:, None], 0.0)
-        return clipped(lows, first, False)[:, None] + clipped(highs, last, True)[None] + step**2 / 12 * inside
-
-    def exact(lows: np.ndarray, highs: np.ndarray) -> np.ndarray:
-        """Error [candidates] of the real grid."""
-        scale, zero_point = format.scale_and_zero_point(lows, highs)
-        codes = np.rint(x / scale[:, None].astype(np.float64))
-        np.clip(codes, (format.minimum - zero_point)[:, None], (format.maximum - zero_point)[:, None], out=codes)
-        error = f(codes * scale[:, None]) - y
-        return (error * error) @ weight
-
+    """Least squared error behind `function`: a coarse and a fine grid by the model, then near the best by the truth."""
+    cost = _SquaredError(stats, format, function)
     if format.symmetric:
-        reach = np.linspace(0, 1, CANDIDATES * 2 + 1)[1:] * max(-low, high)
-        costs = np.concatenate([np.diagonal(model(-part, part)) for part in np.split(reach, 2)])
-        best = reach[np.argmin(costs)]
-        for spread in (0.2, 0.05, 0.0125):
-            tried = np.minimum(best * np.linspace(1 - spread, 1 + spread, 9), max(-low, high))
-            best = tried[np.argmin(exact(-tried, tried))]
-        return -float(best), float(best)
+        return _mse_symmetric(cost, max(-low, high))
     shares = np.linspace(0, 1, CANDIDATES)
-    best_low, best_high = _argmin(model, low * shares, high * shares)
+    best_low, best_high = _argmin(cost.model, low * shares, high * shares)
     near = np.linspace(-1, 1, CANDIDATES) / (CANDIDATES - 1)
-    best_low, best_high = _argmin(
-        model, np.clip(best_low + low * near, low, 0), np.clip(best_high + high * near, 0, high)
-    )
+    lows, highs = np.clip(best_low + low * near, low, 0), np.clip(best_high + high * near, 0, high)
+    best_low, best_high = _argmin(cost.model, lows, highs)
     tried_low, tried_high = np.array([low, best_low]), np.array([high, best_high])
     for spread in (0.2, 0.05, 0.0125):
         factors = np.linspace(1 - spread, 1 + spread, 5)
         lows, highs = np.meshgrid(np.maximum(best_low * factors, low), np.minimum(best_high * factors, high))
         tried_low = np.concatenate([lows.ravel(), tried_low[-2:]])
         tried_high = np.concatenate([highs.ravel(), tried_high[-2:]])
-        k = np.argmin(exact(tried_low, tried_high))
+        k = np.argmin(cost.exact(tried_low, tried_high))
         best_low, best_high = tried_low[k], tried_high[k]
     return float(best_low), float(best_high)
+
+
+def _mse_symmetric(cost: _SquaredError, most: float) -> tuple[float, float]:
+    """The same for ranges [−reach, reach] up to `most`."""
+    reach = np.linspace(0, 1, CANDIDATES * 2 + 1)[1:] * most
+    best = reach[np.argmin(np.diagonal(cost.model(-reach, reach)))]
+    for spread in (0.2, 0.05, 0.0125):
+        tried = np.minimum(best * np.linspace(1 - spread, 1 + spread, 9), most)
+        best = tried[np.argmin(cost.exact(-tried, tried))]
+    return -float(best), float(best)
 
 
 def _argmin(cost: Callable, lows: np.ndarray, highs: np.ndarray) -> tuple[float, float]:
