@@ -17,11 +17,11 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from qonnx.activations import activation_name
 from qonnx.notes import note
 from qonnx.passes.base import Change, Pass
 from qonnx.passes.rewire import bodies, is_constant, is_op
 
-ACTIVATIONS = ("Relu", "HardSwish", "HardSigmoid", "Sigmoid", "Gelu", "Tanh", "Softplus", "Elu", "Mish")
 NORMS = ("LayerNormalization", "RMSNormalization", "SkipLayerNormalization", "SimplifiedLayerNormalization")
 MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Identity", "Cast", "Dropout")
 _SCALINGS = ("Mul", "Div", "Add", "Sub", "Where")
@@ -73,8 +73,8 @@ def _after(value: ir.Value) -> str | None:
     if value.is_graph_output():
         return None
     users = [use.node for use in value.uses()]
-    if len(users) == 1 and is_op(users[0], *ACTIVATIONS):
-        return users[0].op_type
+    if len(users) == 1 and users[0].inputs[0] is value:
+        return activation_name(users[0])
     if len(users) == 2 and {u.op_type for u in users} == {"Sigmoid", "Mul"}:
         sigmoid, product = sorted(users, key=lambda u: u.op_type, reverse=True)
         if sigmoid.outputs[0] in product.inputs and len(sigmoid.outputs[0].uses()) == 1:
