@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 PATIENCE = 2.0  # seconds without a word
 
@@ -19,24 +19,28 @@ class Ticker:
     def __init__(self, console: Console, patience: float = PATIENCE):
         self._begun = time.perf_counter()
         self._patience = patience
-        self._task = None
+        self._what, self._task = "", None
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description:<16}"),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]:<9}"),
             TimeElapsedColumn(),
             console=console,
             transient=True,
         )
 
     def __call__(self, what: str, done: int = 0, total: int | None = None) -> None:
-        if self._task is None:
-            if time.perf_counter() - self._begun < self._patience:
-                return
+        if self._task is None and time.perf_counter() - self._begun < self._patience:
+            return
+        count = (f"{done}/{total}" if total else str(done)) if done or total else ""
+        if what != self._what:  # a new row: one without a known total pulses, and rich cannot take a total back
             self._bars.start()
-            self._task = self._bars.add_task(what)
-        self._bars.update(self._task, description=what.replace("_", " "), completed=done, total=total)
+            if self._task is not None:
+                self._bars.remove_task(self._task)
+            self._what = what
+            self._task = self._bars.add_task(what.replace("_", " "), total=total, count=count)
+        self._bars.update(self._task, completed=done, total=total, count=count)
 
     def track(self, items: Iterable, what: str) -> Iterator:
         """`items`, each of which counts as one step of `what`."""
