@@ -140,10 +140,10 @@ def _with_reference(found: Comparison, model: ir.Model, feed: Feed, measured: Sh
 
 
 def _with_layers(found: Comparison, models, pairs, measured, setting: _Setting, progress) -> Comparison:
-    layers, quantizers = compare_layers(
+    layers, quantizers, rescaled = compare_layers(
         *models, pairs, measured, threads=setting.threads, libraries=setting.libraries, progress=progress
     )
-    return dataclasses.replace(found, layers=layers, quantizers=quantizers, layer_samples=len(pairs))
+    return dataclasses.replace(found, layers=layers, quantizers=quantizers, layer_samples=len(pairs), rescaled=rescaled)
 
 
 @contextlib.contextmanager

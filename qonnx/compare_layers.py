@@ -23,6 +23,7 @@ from qonnx.multiply_adds import multiply_adds
 from qonnx.operators import ELIGIBLE, INTEGER_OPERATORS, WEIGHT_ONLY_OPERATORS, dequantized, quantized_type
 from qonnx.probes import Shapes, tapped, values
 from qonnx.quantizers import QuantizerTrial, grids
+from qonnx.rescaled import direct_and_affine, rescaled
 from qonnx.runtime import session
 
 GROUP_BYTES = 256 << 20
@@ -43,8 +44,8 @@ def compare_layers(
     threads: int | None = None,
     libraries: Sequence[str] = (),
     progress: Callable[[Iterable, str], Iterable] = lambda items, title: items,
-) -> tuple[tuple[LayerError, ...], tuple[QuantizerError, ...]]:
-    """Layers in the order of the float model, and the activation quantizers, worst first.
+) -> tuple[tuple[LayerError, ...], tuple[QuantizerError, ...], int]:
+    """Layers in the order of the float model; activation quantizers, worst first; the number of rescaled tensors.
 
     `feeds`: for each sample what the reference and what the result is fed with. `measured`: shapes of both models'
     tensors on the first sample.
@@ -54,11 +55,12 @@ def compare_layers(
     matches = correspond(reference.graph, result.graph, tensors, measured)
     types = _float_types(reference, result, matches, settings)
     matches = {name: match for name, match in matches.items() if name in types}
+    matches, settled = _without_rescaled(reference, result, matches, feeds[0], measured[0], settings)
     bench = _Bench(reference, result, matches, types, settings, {}, _trials(matches, grids(result.graph)))
     for group in progress(list(_groups(matches, measured[0])), "Comparing layers"):
         bench.run(group, feeds)
     verdicts = sorted((t.verdict() for t in bench.trials.values()), key=lambda v: (v.figures.sqnr_db, v.tensor))
-    return _layers(bench, tensors, measured[0]), tuple(v for v in verdicts if v.figures.count)
+    return _layers(bench, tensors, measured[0]), tuple(v for v in verdicts if v.figures.count), settled
 
 
 def _tensors(graph: ir.Graph) -> list[str]:
@@ -95,6 +97,19 @@ def _groups(matches: Mapping[str, Match], measured: Mapping[str, tuple[int, ...]
         size += need
     if group:
         yield group
+
+
+def _without_rescaled(reference, result, matches, feeds, measured, settings) -> tuple[dict[str, Match], int]:
+    """The matches without tensors that the result holds in other units, judged on one sample; how many these were."""
+    quality = {}
+    for group in _groups(matches, measured):
+        copy, taps = decoded_copy(result, [matches[name] for name in group])
+        found = session(copy, **settings).run(taps, dict(feeds[1]))
+        right = session(tapped(reference, group), **settings).run(group, dict(feeds[0]))
+        pairs = zip(group, right, found, strict=True)
+        quality |= {name: direct_and_affine(a, b) for name, a, b in pairs if a.shape == b.shape}
+    other = rescaled(reference.graph, quality)
+    return {name: match for name, match in matches.items() if name not in other}, len(other)
 
 
 @dataclasses.dataclass

@@ -174,6 +174,7 @@ class Comparison:
     coverage: tuple[OracleCoverage, ...] = ()
     layers: tuple[LayerError, ...] = ()
     layer_samples: int = 0
+    rescaled: int = 0  # tensors in other units in the result, undone behind them: judged at the next tensor
     quantizers: tuple[QuantizerError, ...] = ()
     reference_footprint: Footprint | None = None
     result_footprint: Footprint | None = None

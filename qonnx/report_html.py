@@ -142,6 +142,9 @@ def _layers(found: Comparison) -> str:
     )
     text += "each model's own run, with the errors of all earlier layers. Both without optimisation, over "
     text += f"{samples}.{f' {missing} layers have no counterpart.' if missing else ''}"
+    if found.rescaled:
+        text += f" {found.rescaled} tensors are scaled differently in the result, which is undone in the layers behind "
+        text += "them; their errors count there."
     legend = '<div class="legend"><span class="one">isolated</span><span class="two">accumulated</span></div>'
     heads = ["layer", "operator", "numbers", "", "#isolated", "#accumulated"]
     table = f"<h2>Layers to look at first</h2>{_table(heads, rows)}" if rows else ""

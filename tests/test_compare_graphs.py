@@ -110,3 +110,24 @@ def test_renamed_layers_are_matched_by_order():
     how = {layer.node: layer.matched for layer in found.layers}
     assert how["first"] == how["second"] == "order"
     assert found.layers[0].isolated.sqnr_db == math.inf
+
+
+def test_a_tensor_in_other_units_blames_nobody():
+    """Channels of h are scaled up, and the next weight undoes it; a wrong scale that nothing undoes is still blamed."""
+    scaled = PLAIN.replace("Add(h, g)", "Identity(g)").replace("QDQ", "")
+    right = scaled.replace("w = {1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 1, 1}", "w = {W}, float[4, 4] v = {V}")
+    right = right.replace("[second] g = MatMul(h, w)", "[second] g = MatMul(h, v)")
+    w, v = np.round(RNG.normal(size=(2, 4, 4)), 3)
+    factors = np.array([1, 4, 16, 64])
+
+    def text(w, v):
+        return right.replace("W}", ", ".join(map(str, w.ravel())) + "}").replace(
+            "V}", ", ".join(map(str, v.ravel())) + "}"
+        )
+
+    data = [{"x": RNG.normal(size=(32, 4)).astype(np.float32)}]
+    found = quick(text(w, v), text(w * factors, v / factors[:, None]), data)
+    assert found.rescaled == 1
+    assert min(layer.isolated.sqnr_db for layer in found.layers if layer.isolated) > 100
+    faulty = quick(text(w, v), text(w * factors, v), data)
+    assert faulty.rescaled == 0 and faulty.blamed[0].node == "first"
