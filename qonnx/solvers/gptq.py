@@ -2,8 +2,8 @@
 
 With H = X ᵀX + λI the Gram matrix of the inputs and U the upper Cholesky factor of H⁻¹, rounding column j with error
 e = (w_j − ŵ_j)/U_jj updates the rest: W[:, j:] −= e · U[j, j:] (Frantar et al. 2022, eq. 2–3 and algorithm 1). Columns
-go in order of falling H_jj ("act-order"); scales and blocks are fixed before ("static groups"), so that the codes can be
-written back in the original order and need no index. All groups of a convolution are solved at once.
+go in order of falling H_jj ("act-order"); scales and blocks are fixed before ("static groups"), so that the codes can
+be written back in the original order and need no index. All groups of a convolution are solved at once.
 
 Layout: rows [groups, rows, columns], gram [groups, columns, columns]. Blocks of 64 columns keep most updates in
 matrix products; there is no Python loop over weights.
