@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from qonnx.passes.base import Change, Pass
+from qonnx.passes.infer_shapes import infer
 from qonnx.passes.opset_steps import STEPS
 from qonnx.passes.rewire import bodies, is_op
 
@@ -30,6 +31,7 @@ class ConvertOpset(Pass):
     def changes(self, model: ir.Model) -> Iterator[Change]:
         have = model.graph.opset_imports.get("", self.opset)
         if have < self.opset:
+            infer(model)  # steps ask for ranks and types: Softmax over the last axis needs no detour
             steps = 0
             for body in bodies(model):
                 for node in list(body):

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from qonnx.model import release
 from qonnx.passes.base import Change, Pass
-from qonnx.passes.fold_norms import fold_scale_shift
+from qonnx.passes.fold_norms import fold_scale_shift, norm_behind, scale_shift
 from qonnx.passes.linear import LINEAR, Linear, fits, linear, per_channel
 from qonnx.passes.rewire import (
     array,
@@ -38,7 +38,7 @@ _MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten")  # a scalar
 class FoldAffine(Pass):
     """Cases, for a step whose constant is a scalar or one number a channel:
 
-    1. layer, then step: into the layer's weight and bias;
+    1. layer, then step (or a BatchNormalization that steps stood in front of): into the layer's weight and bias;
     2. layer, then moves (Reshape, Transpose, …), then a scalar factor: the same;
     3. factor, then layer: into the weight's input channels, exact even where the layer pads with zeros;
     4. shift, then layer that does not pad and has a bias: into the bias;
@@ -85,7 +85,8 @@ def _behind(node: ir.Node) -> Iterator[Change]:
         step = use.node
         if step.graph is not node.graph:
             return
-        found = _affine(step, use.idx, layer.result, layer.outputs, layer.axis)
+        norm = norm_behind(layer)
+        found = scale_shift(norm) if norm else _affine(step, use.idx, layer.result, layer.outputs, layer.axis)
         if found is None:
             moved = _scalar_behind_moves(step)
             if moved is None or not _fold_far(layer, moved):

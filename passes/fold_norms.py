@@ -26,7 +26,7 @@ class FoldNorms(Pass):
         for body in bodies(model):
             for node in list(body):
                 before = linear(node)
-                while before is not None and (norm := _norm_behind(before)) is not None:
+                while before is not None and (norm := norm_behind(before)) is not None:
                     if not fold_scale_shift(before, *scale_shift(norm), norm):
                         break
                     yield Change(norm.name or "", f"folded into {node.op_type} '{node.name}'")
@@ -34,7 +34,8 @@ class FoldNorms(Pass):
         release(model)
 
 
-def _norm_behind(before: Linear) -> ir.Node | None:
+def norm_behind(before: Linear) -> ir.Node | None:
+    """The BatchNormalization that alone reads what the layer computes, if it can be folded."""
     if before.axis != 1 and (before.result.shape is None or len(before.result.shape) != 2):
         return None  # BatchNormalization's channels are on axis 1: the last axis of a matrix only
     if not only_use(before.result):

@@ -11,12 +11,15 @@ import dataclasses
 import logging
 from collections.abc import Iterator
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
 from qonnx.passes.base import Change, Pass
-from qonnx.passes.rewire import bodies
+from qonnx.passes.rewire import bodies, integer, is_op
+from qonnx.passes.shape_values import ShapeValues
 
+_ROUNDS = 16  # each makes the next computed Reshape in a row known
 _LARGEST_KEPT = 1024  # bytes; larger constants cannot matter to a shape, and copying them costs memory
 
 
@@ -37,21 +40,57 @@ def infer(model: ir.Model) -> int:
     before = {v: (v.type, v.shape) for v in _intermediate(model)}
     for value in before:
         value.shape = None
-    inferred = _run(model)
+    for _ in range(_ROUNDS):
+        inferred = _run(model)
+        if inferred is not None:
+            _take_over(model, inferred, set(before))
+        if not sum(_shaped_by_value(node) for body in bodies(model) for node in body):
+            break
     changed = 0
-    for body, other in zip(model.graphs(), inferred.graphs() if inferred else model.graphs(), strict=True):
-        known = {o.name: o for node in other for o in node.outputs}
-        for value in [o for node in body for o in node.outputs]:
-            if value not in before:
-                continue
-            old_type, old_shape = before[value]
-            match = known.get(value.name)
-            if match is not None and match.type is not None:
-                value.type = match.type
-            new_shape = match.shape if match is not None else None
-            value.shape = new_shape if new_shape is not None else old_shape
-            changed += value.type != old_type or _dims(value.shape) != _dims(old_shape)
+    for value, (old_type, old_shape) in before.items():
+        value.shape = old_shape if value.shape is None else value.shape
+        changed += value.type != old_type or _dims(value.shape) != _dims(old_shape)
     return changed
+
+
+def _take_over(model: ir.Model, inferred: ir.Model, wanted: set[ir.Value]) -> None:
+    for body, other in zip(model.graphs(), inferred.graphs(), strict=True):
+        known = {o.name: o for node in other for o in node.outputs}
+        for value in [o for node in body for o in node.outputs if o in wanted and o.name in known]:
+            match = known[value.name]
+            value.type = match.type if match.type is not None else value.type
+            value.shape = match.shape if match.shape is not None else value.shape
+
+
+def _shaped_by_value(node: ir.Node) -> bool:
+    """Give the output of a Reshape or Expand whose target is computed the shape, or at least the rank, that it has.
+
+    ONNX's inference gives up on a target with an open dimension; everything behind it then has no rank.
+    """
+    output = node.outputs[0]
+    if not is_op(node, "Reshape", "Expand") or output.shape is not None or output.is_graph_output():
+        return False
+    source, target = node.inputs[:2]
+    elements = ShapeValues()(target)
+    if elements is None:
+        if target.shape is None or len(target.shape) != 1 or not isinstance(target.shape[0], int):
+            return False
+        elements = np.full(target.shape[0], None, dtype=object)
+    if elements.ndim != 1 or (is_op(node, "Expand") and (source.shape is None or len(source.shape) != len(elements))):
+        return False
+    zero_copies = is_op(node, "Reshape") and not integer(node, "allowzero", 0)
+    dims: list[int | str | None] = []
+    for i, element in enumerate(elements):
+        known = source.shape[i] if source.shape is not None and i < len(source.shape) else None
+        known = known.value if isinstance(known, ir.SymbolicDim) else known
+        if is_op(node, "Expand"):
+            dim = known if isinstance(element, np.generic) and element == 1 else element if known == 1 else None
+        else:
+            dim = known if zero_copies and isinstance(element, np.generic) and element == 0 else element
+        number = int(dim) if isinstance(dim, int | np.integer) else dim
+        dims.append(None if isinstance(number, int) and number < 0 else number)
+    output.shape = ir.Shape(dims)
+    return True
 
 
 def _dims(shape: ir.Shape | None) -> list | None:
