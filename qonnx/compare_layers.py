@@ -19,8 +19,9 @@ from qonnx.correspond import Match, correspond
 from qonnx.differences import Difference
 from qonnx.footprint import layer_bytes
 from qonnx.forced import decoded_copy, forced
+from qonnx.ledger import eligible
 from qonnx.multiply_adds import multiply_adds
-from qonnx.operators import ELIGIBLE, INTEGER_OPERATORS, WEIGHT_ONLY_OPERATORS, dequantized, quantized_type
+from qonnx.operators import INTEGER_OPERATORS, WEIGHT_ONLY_OPERATORS, dequantized, quantized_type
 from qonnx.probes import Shapes, tapped, values
 from qonnx.quantizers import QuantizerTrial, grids
 from qonnx.rescaled import direct_and_affine, rescaled
@@ -55,12 +56,12 @@ def compare_layers(
     matches = correspond(reference.graph, result.graph, tensors, measured)
     types = _float_types(reference, result, matches, settings)
     matches = {name: match for name, match in matches.items() if name in types}
-    matches, settled = _without_rescaled(reference, result, matches, feeds[0], measured[0], settings)
+    matches, other = _without_rescaled(reference, result, matches, feeds[0], measured[0], settings)
     bench = _Bench(reference, result, matches, types, settings, {}, _trials(matches, grids(result.graph)))
     for group in progress(list(_groups(matches, measured[0])), "Comparing layers"):
         bench.run(group, feeds)
     verdicts = sorted((t.verdict() for t in bench.trials.values()), key=lambda v: (v.figures.sqnr_db, v.tensor))
-    return _layers(bench, tensors, measured[0]), tuple(v for v in verdicts if v.figures.count), settled
+    return _layers(bench, tensors, measured[0], other), tuple(v for v in verdicts if v.figures.count), len(other)
 
 
 def _tensors(graph: ir.Graph) -> list[str]:
@@ -68,7 +69,7 @@ def _tensors(graph: ir.Graph) -> list[str]:
     known = values(graph)
     wanted = {value.name for value in (*graph.inputs, *graph.outputs)}
     for node in graph:
-        if node.op_type in ELIGIBLE:
+        if eligible(node):
             wanted.update(value.name for value in (*node.inputs, *node.outputs) if value is not None and value.name)
     return [
         name
@@ -99,8 +100,8 @@ def _groups(matches: Mapping[str, Match], measured: Mapping[str, tuple[int, ...]
         yield group
 
 
-def _without_rescaled(reference, result, matches, feeds, measured, settings) -> tuple[dict[str, Match], int]:
-    """The matches without tensors that the result holds in other units, judged on one sample; how many these were."""
+def _without_rescaled(reference, result, matches, feeds, measured, settings) -> tuple[dict[str, Match], set[str]]:
+    """The matches without tensors that the result holds in other units, judged on one sample; and these."""
     quality = {}
     for group in _groups(matches, measured):
         copy, taps = decoded_copy(result, [matches[name] for name in group])
@@ -109,7 +110,7 @@ def _without_rescaled(reference, result, matches, feeds, measured, settings) -> 
         pairs = zip(group, right, found, strict=True)
         quality |= {name: direct_and_affine(a, b) for name, a, b in pairs if a.shape == b.shape}
     other = rescaled(reference.graph, quality)
-    return {name: match for name, match in matches.items() if name not in other}, len(other)
+    return {name: match for name, match in matches.items() if name not in other}, other
 
 
 @dataclasses.dataclass
@@ -163,19 +164,19 @@ def _float_types(reference: ir.Model, result: ir.Model, matches: Mapping[str, Ma
     }
 
 
-def _layers(bench: _Bench, tensors: Sequence[str], measured: Mapping[str, tuple[int, ...]]) -> tuple[LayerError, ...]:
+def _layers(bench: _Bench, tensors: Sequence[str], measured: Shapes, moved: set[str]) -> tuple[LayerError, ...]:
     """A row for each compute node of the reference, and for each other stretch that has an error of its own."""
     known, counterparts = values(bench.reference.graph), values(bench.result.graph)
     places = {}  # compute node's tensor -> the tensor at which it is judged
     for name in tensors:
         node = known[name].producer()
-        if node is not None and node.op_type in ELIGIBLE and node.outputs[0].name == name:
+        if node is not None and eligible(node) and node.outputs[0].name == name:
             places[name] = name if name in bench.errors else _behind(known[name], bench.errors)
     judged = set(places.values())
     rows = []
     for name in tensors:
         node, place = known[name].producer(), places.get(name, name)
-        if node is None or (node.op_type == "Gather" and place is None):
+        if node is None:
             continue
         accumulated, isolated = (d.figures for d in bench.errors[place]) if place in bench.errors else (None, None)
         if name not in places and (isolated is None or isolated.sqnr_db == math.inf or name in judged):
@@ -183,13 +184,15 @@ def _layers(bench: _Bench, tensors: Sequence[str], measured: Mapping[str, tuple[
         match = bench.matches.get(place)
         other = _maker(counterparts[match.value]) if match else None
         note = "no tensor of this name, producer or shape in the result" if place is None else ""
+        if place is None and name in moved:
+            note = "in other units in the result; its error counts in the layers behind it"
         rows.append(
             LayerError(
                 node=node.name or name,
                 operator=node.op_type,
                 tensor=name,
                 shape="×".join(str(size) for size in measured[name]),
-                matched=match.how if match else "",
+                matched=match.how if match else "rescaled" if name in moved else "",
                 accumulated=accumulated,
                 isolated=isolated,
                 bytes_reference=layer_bytes(node),
@@ -209,7 +212,7 @@ def _behind(value: ir.Value, errors: Mapping) -> str | None:
         if len(readers) != 1 or value.is_graph_output():
             return None
         node = next(iter(readers))
-        if node.op_type in ELIGIBLE or not node.outputs:
+        if eligible(node) or not node.outputs:
             return None
         value = node.outputs[0]
         if value.name in errors:

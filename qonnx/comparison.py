@@ -50,7 +50,8 @@ class LayerError:
 
     accumulated: the result's tensor against the reference's, each from its own run (with errors of all earlier layers).
     isolated: the result's nodes fed with the reference's tensors (this layer's own error). None without a counterpart.
-    matched: how the counterpart was found: "name", "producer", "order" or "" (then `note` says why not).
+    matched: how the counterpart was found: "name", "producer", "order", "rescaled" (held in other units, judged
+    behind it) or "" (then `note` says why not).
     bytes_reference, bytes_result: constants that the layer stores. macs: multiply-adds for one sample, None if unknown.
     """
 

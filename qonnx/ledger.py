@@ -41,7 +41,7 @@ def ledger(model: ir.Model) -> tuple[LedgerRow, ...]:
             for node, fate in fates
             if fate is not None
         )
-    return tuple(_derived(node) for node in nodes if _eligible(node))
+    return tuple(_derived(node) for node in nodes if eligible(node))
 
 
 def summary(rows: Iterable[LedgerRow]) -> list[tuple[str, int]]:
@@ -72,7 +72,8 @@ def _name(node: ir.Node) -> str:
     return node.name or (node.outputs[0].name if node.outputs else "") or node.op_type
 
 
-def _eligible(node: ir.Node) -> bool:
+def eligible(node: ir.Node) -> bool:
+    """Whether `node` multiplies or looks up enough to be worth quantizing, or is quantized already."""
     if node.op_type == "Gather":  # only look-ups in a table of weights: most Gathers pick dimensions out of shapes
         table = node.inputs[0]
         tensor = table.const_value
