@@ -39,9 +39,9 @@ def _softplus(x: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Activation:
-    """A function of the table and its canonical spelling: operators applied to `x`, each (type, attributes).
+    """A function of the table and its canonical spelling: one operator, from `opset` on, applied to x or factor·x.
 
-    With `gate`, the last step is a multiplication by x.
+    With `gate`, the result is multiplied by x.
     """
 
     function: Callable[[np.ndarray], np.ndarray]
@@ -180,5 +180,4 @@ def name_of(values: np.ndarray | None) -> str | None:
     for name, wanted in _VALUES.items():
         if np.all(abs(values - wanted) <= AGREEMENT * (1 + abs(wanted))):
             return name
-    # exp(x) overflows to inf in float64 nowhere on POINTS, but inf/inf spellings of tanh are NaN at the ends.
     return None

@@ -19,7 +19,7 @@ class RemoveIdentities(Pass):
     4. Transpose with the identity permutation; 5. Mul or Div by one and Add or Sub of zero, by a scalar of no higher
     rank;
     6. Concat or Sum of one input; 7. Reshape, Flatten or Expand to the static shape that the tensor has;
-    8. Pad by nothing; 9. Slice of everything is left to constant folding.
+    8. Pad by nothing.
 
     A node between a graph input (or initializer, or a value of an outer graph) and a graph output stays: both have
     names that users rely on.
