@@ -173,6 +173,7 @@ def _layers(bench: _Bench, tensors: Sequence[str], measured: Shapes, moved: set[
         if node is not None and eligible(node) and node.outputs[0].name == name:
             places[name] = name if name in bench.errors else _behind(known[name], bench.errors)
     judged = set(places.values())
+    twins = {other.name: other for other in bench.result.graph if other.name}
     rows = []
     for name in tensors:
         node, place = known[name].producer(), places.get(name, name)
@@ -182,7 +183,10 @@ def _layers(bench: _Bench, tensors: Sequence[str], measured: Shapes, moved: set[
         if name not in places and (isolated is None or isolated.sqnr_db == math.inf or name in judged):
             continue
         match = bench.matches.get(place)
-        other = _maker(counterparts[match.value]) if match else None
+        other = twins.get(node.name or "") or (_maker(counterparts[match.value]) if match else None)
+        numbers = _numbers(other) if other is not None else ""
+        if not numbers and place in bench.trials:
+            numbers = f"→ {bench.trials[place].grid.type}"
         note = "no tensor of this name, producer or shape in the result" if place is None else ""
         if place is None and name in moved:
             note = "in other units in the result; its error counts in the layers behind it"
@@ -198,7 +202,7 @@ def _layers(bench: _Bench, tensors: Sequence[str], measured: Shapes, moved: set[
                 bytes_reference=layer_bytes(node),
                 bytes_result=layer_bytes(other) if other is not None else 0,
                 macs=multiply_adds(node, measured),
-                numbers=_numbers(other) if other is not None else "",
+                numbers=numbers,
                 note=note if place in (None, name) else f"judged at '{place}': the result has no tensor between",
             )
         )

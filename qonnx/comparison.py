@@ -65,7 +65,7 @@ class LayerError:
     bytes_reference: int
     bytes_result: int
     macs: int | None
-    numbers: str  # number types of its inputs in the result: "u8 × s8"
+    numbers: str  # number types of its inputs in the result, "u8 × s8", or else of its output, "→ u8"
     note: str = ""
 
 
