@@ -1,8 +1,8 @@
 """What changed in the meaning of standard operators between opsets 9 and 25, as rewriting steps.
 
 `STEPS[op][version]` rewrites a node valid before `version` into one valid from it on. Operators and versions without an
-entry changed in accepted types only, or by attributes whose default is the old behaviour. Where the old behaviour cannot
-be written in the new opset a step raises QonnxError.
+entry changed in accepted types only, or by attributes whose default is the old behaviour. Where the old behaviour
+cannot be written in the new opset a step raises QonnxError.
 """
 
 from __future__ import annotations
