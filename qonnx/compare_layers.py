@@ -200,13 +200,20 @@ def _layers(bench: _Bench, tensors: Sequence[str], measured: Shapes, moved: set[
                 accumulated=accumulated,
                 isolated=isolated,
                 bytes_reference=layer_bytes(node),
-                bytes_result=layer_bytes(other) if other is not None else 0,
+                bytes_result=_result_bytes(node.name or "", other, bench.result.graph),
                 macs=multiply_adds(node, measured),
                 numbers=numbers,
                 note=note if place in (None, name) else f"judged at '{place}': the result has no tensor between",
             )
         )
     return tuple(rows)
+
+
+def _result_bytes(name: str, other: ir.Node | None, graph: ir.Graph) -> int:
+    """Bytes of the counterpart; of the parts `name_…` where a layer was split into several nodes."""
+    if other is not None:
+        return layer_bytes(other)
+    return sum(layer_bytes(node) for node in graph if name and (node.name or "").startswith(f"{name}_"))
 
 
 def _behind(value: ir.Value, errors: Mapping) -> str | None:
