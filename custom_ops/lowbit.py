@@ -17,6 +17,13 @@ from qonnx.errors import QonnxError
 
 EXACT, INT8 = "MatMulLowBit", "DynamicQuantizeMatMulLowBit"
 
+# Quantiles of a normal distribution (Dettmers et al., QLoRA, appendix E).
+_NF4 = (-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0)
+_NF4 += (0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1)
+NF4 = np.array(_NF4, np.float32)
+# E2M1: 1 sign, 2 exponent, 1 fraction bits, as in the OCP microscaling formats.
+FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+
 
 class CodeLayout(NamedTuple):
     """How many codes there are, and how many share a word of how many bytes."""

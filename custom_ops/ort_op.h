@@ -95,8 +95,8 @@ class NodeInfo {
   float number(const char* attribute, float fallback) const;
   std::string text(const char* attribute, const std::string& fallback) const;
   size_t input_count() const;
-  Type input_type(size_t index) const;     // any when the input is left out
-  Tensor constant(size_t index) const;     // not present when the input is no initializer
+  Type input_type(size_t index) const;  // any when the input is left out
+  Tensor constant(size_t index) const;  // not present when the input is no initializer
 
  private:
   const abi::KernelInfo* info_;

@@ -7,13 +7,8 @@ import numpy as np
 import onnx_ir as ir
 
 from qonnx.custom_ops import ops
-from qonnx.custom_ops.lowbit import INT8, LowBitWeight
+from qonnx.custom_ops.lowbit import FP4, INT8, NF4, LowBitWeight
 
-# The quantiles of a normal distribution (Dettmers et al., QLoRA, appendix E).
-_NF4 = """-1 -0.6961928 -0.52507305 -0.39491749 -0.28444138 -0.18477343 -0.09105004 0
-          0.0795803 0.1609302 0.2461123 0.33791524 0.44070983 0.562617 0.72295684 1"""
-NF4 = np.array(_NF4.split(), np.float32)
-FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 EPSILON = {np.dtype(np.float32): 2.0**-24, np.dtype(np.float16): 2.0**-11, np.dtype(ml_dtypes.bfloat16): 2.0**-8}
 
 

@@ -20,10 +20,10 @@
 
 namespace qonnx::cpu {
 
-constexpr size_t kPanel = 32;      // output rows in a panel
-constexpr size_t kTile = 16;       // output rows in a tile
-constexpr size_t kUnit = 32;       // k in a unit
-constexpr size_t kMaxTokens = 256; // rows of X that one call of a panel kernel takes
+constexpr size_t kPanel = 32;       // output rows in a panel
+constexpr size_t kTile = 16;        // output rows in a tile
+constexpr size_t kUnit = 32;        // k in a unit
+constexpr size_t kMaxTokens = 256;  // rows of X that one call of a panel kernel takes
 
 enum class Zero : int {
   integer,  // one whole number for all: goes into the start value of the integer sums
@@ -32,45 +32,56 @@ enum class Zero : int {
 };
 
 struct LowBitWeight {
-  size_t rows, columns, block;          // N, K; columns that share a scale
-  size_t parts, group;                  // groups in a block; columns of a group
-  size_t groups, units;                 // groups in a row; units of 32 in a group
+  size_t rows, columns, block;  // N, K; columns that share a scale
+  size_t parts, group;          // groups in a block; columns of a group
+  size_t groups, units;         // groups in a row; units of 32 in a group
   size_t panels;
-  int bits;                             // bits of the packed codes, 1 to 8
-  bool table;                           // codes are indices of `values` / `bytes` (bits is 4 then)
-  bool halves;                          // scale and zero are float16
+  int bits;     // bits of the packed codes, 1 to 8
+  bool table;   // codes are indices of `values` / `bytes` (bits is 4 then)
+  bool halves;  // scale and zero are float16
   Zero zero_kind;
-  float zero;                           // of Zero::integer and Zero::number, in the units of `value`
-  float factor;                         // of every scale (the step of a table rounded to bytes), else 1
-  float values[16];                     // of a table, or the codes themselves
-  uint8_t bytes[16];                    // of a table rounded to bytes, offset included in `zero`
+  float zero;         // of Zero::integer and Zero::number, in the units of `value`
+  float factor;       // of every scale (the step of a table rounded to bytes), else 1
+  float values[16];   // of a table, or the codes themselves
+  uint8_t bytes[16];  // of a table rounded to bytes, offset included in `zero`
   const uint8_t* codes;
   const void* scales;
   const void* zeros;
 
+  size_t padded_block() const { return parts * units * kUnit; }
   size_t width() const { return groups * units * kUnit; }  // padded columns
   bool padded() const { return width() != columns; }
   size_t panel_bytes() const { return groups * units * static_cast<size_t>(bits) * 128; }
 };
 
-// Rows of X as int8: x ≈ scale · code by row and group.
+// Rows of X as int8: x ≈ scale · code by row and group. Rows that are multiplied together lie together, `together` of
+// them (1, 2, 4 or 8), so that a kernel reads one stream:
+//   codes  [row / together][k / 4][row mod together][4]
+//   the others  [row / together][group][row mod together]
 struct QuantizedRows {
-  int8_t* codes;   // [row][width]
-  float* scale;    // [row][groups]; NaN where the block holds a number that is not finite
-  int32_t* start;  // [row][groups]: −zero · Σ codes for Zero::integer, else 0
-  float* sum;      // [row][groups]: Σ codes, times zero for Zero::number
+  int8_t* codes;
+  float* scale;    // NaN where the block holds a number that is not finite
+  int32_t* start;  // −zero · Σ codes for Zero::integer, else 0
+  float* sum;      // Σ codes, times zero for Zero::number
+  size_t together;
 };
 
-// `sums` is [token][32] of one panel, for tokens of X from `first` on; at most kMaxTokens.
+// `sums` is [token][32] of one panel, for tokens of X from `first` on; at most kMaxTokens, whole `together`s.
 struct LowBitInt8 {
-  // One padded row of X, [width], into row `row` of `q`.
+  // How many rows of X the kernels want together when there are so many.
+  size_t (*together)(size_t rows);
+  // One padded row of X, [width], into row `row` of `q`. Rows that fill up the last `together` are null: zeros.
   void (*quantize)(const LowBitWeight&, const float* x, size_t row, const QuantizedRows& q);
   void (*multiply)(const LowBitWeight&, size_t panel, const QuantizedRows& q, size_t first, size_t tokens, float* sums);
 };
 
+// Rows of X as float32, [row / together][k][row mod together].
 struct LowBitExact {
-  // x is [token][width] with zeros in the padding.
-  void (*multiply)(const LowBitWeight&, size_t panel, const float* x, size_t first, size_t tokens, float* sums);
+  size_t (*together)(size_t rows);
+  // One row of X, [columns] (null for zeros), into row `row` of `all`, padding included.
+  void (*place)(const LowBitWeight&, const float* x, size_t row, size_t together, float* all);
+  void (*multiply)(const LowBitWeight&, size_t panel, const float* all, size_t together, size_t first, size_t tokens,
+                   float* sums);
 };
 
 }  // namespace qonnx::cpu

@@ -8,7 +8,8 @@ namespace qonnx::cpu::QONNX_TIER {
 
 constexpr size_t kLine = 128;  // bytes of a bit line: two tiles
 
-template <int... j> struct Steps {};
+template <int... j>
+struct Steps {};
 using AllSteps = Steps<0, 1, 2, 3, 4, 5, 6, 7>;
 
 // The codes of step j (four k by sixteen rows) of the unit whose lines begin at `unit` for this tile.
@@ -29,8 +30,7 @@ static inline Bytes codes_of_step(const uint8_t* unit) {
     } else {
       Bytes code = masked<15>(shifted<4 * (j % 2)>(load_bytes(unit + j / 2 * kLine)));
       if constexpr (two != 0) code = code | masked<48>(shifted<2 * (j % 4) - 4>(load_bytes(next + j / 4 * kLine)));
-      if constexpr ((bits & 1) != 0)
-        code = code | masked<1 << (four + two)>(shifted<j - four - two>(load_bytes(top)));
+      if constexpr ((bits & 1) != 0) code = code | masked<1 << (four + two)>(shifted<j - four - two>(load_bytes(top)));
       return code;
     }
   }

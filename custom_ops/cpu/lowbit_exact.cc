@@ -2,9 +2,10 @@
 //
 //   y[m, n] = Σ_g scale[n, g] · Σ_k x[m, k] · (value[n, k] − zero[n, g])
 //
-// Few tokens (up to kStreamed): codes are decoded in registers, one permutation per four bits through a table that already has
-// the zero taken off. More tokens: groups of the panel are decoded to scaled floats in the L1 cache, then multiplied with
-// all tokens.
+// Few tokens (up to kStreamed): codes are decoded in registers, one permutation per four bits through a table that
+// already has the zero taken off. More tokens: groups of the panel are decoded to scaled floats in the L1 cache, then
+// multiplied with all tokens, eight at a time. The number of tokens is rounded up to 1, 2, 4 or a multiple of 8 with
+// rows of zeros.
 #include "lowbit_decode.h"
 
 namespace qonnx::cpu::QONNX_TIER {
@@ -37,44 +38,43 @@ static inline Floats zeros_of(const LowBitWeight& weight, size_t index) {
 }
 
 template <class C, int tokens, int j, int... i>
-static inline void step(Steps<i...>, Bytes codes, const float* x, size_t width, const FloatTable& table, bool rows,
-                        Floats zero, Floats (&sum)[4][tokens]) {
+static inline void step(Steps<i...>, Bytes codes, const float* x, const FloatTable& table, bool rows, Floats zero,
+                        Floats (&sum)[4][tokens]) {
   auto one = [&]<int k>() {
     const Floats value = value_of<C, k>(codes, table, rows, zero);
 #pragma GCC unroll 4
-    for (int m = 0; m < tokens; ++m) sum[k][m] = fma(value, floats(x[static_cast<size_t>(m) * width + 4 * j + k]), sum[k][m]);
+    for (int m = 0; m < tokens; ++m) sum[k][m] = fma(value, floats(x[(4 * j + k) * tokens + m]), sum[k][m]);
   };
   (one.template operator()<i>(), ...);
 }
 
 template <class C, int tokens, int... j>
-static inline void unit_steps(Steps<j...>, const uint8_t* unit, const float* x, size_t width, const FloatTable& table,
-                              bool rows, Floats zero, Floats (&sum)[4][tokens]) {
-  (step<C, tokens, j>(Steps<0, 1, 2, 3>{}, codes_of_step<C::bits, j>(unit), x, width, table, rows, zero, sum), ...);
+static inline void unit_steps(Steps<j...>, const uint8_t* unit, const float* x, const FloatTable& table, bool rows,
+                              Floats zero, Floats (&sum)[4][tokens]) {
+  (step<C, tokens, j>(Steps<0, 1, 2, 3>{}, codes_of_step<C::bits, j>(unit), x, table, rows, zero, sum), ...);
 }
 
 template <class C, int tokens>
 void stream(const LowBitWeight& weight, size_t panel, size_t tile, const float* x, size_t first, float* sums) {
   const uint8_t* unit = weight.codes + panel * weight.panel_bytes() + 64 * tile;
-  const size_t width = weight.width(), at = panel * weight.groups * kPanel + kTile * tile;
+  const size_t at = panel * weight.groups * kPanel + kTile * tile;
   const FloatTable table = values_of(weight);
   const bool rows = weight.zero_kind == Zero::rows;
   Floats total[tokens];
   for (int m = 0; m < tokens; ++m) total[m] = floats(0);
-  x += first * width;
+  x += first * weight.width();
   for (size_t g = 0; g < weight.groups; ++g) {
     const Floats zero = zeros_of(weight, at + g * kPanel);
     Floats sum[4][tokens];
     for (int k = 0; k < 4; ++k)
       for (int m = 0; m < tokens; ++m) sum[k][m] = floats(0);
-    for (size_t u = 0; u < weight.units; ++u, unit += C::bits * kLine, x += kUnit) {
+    for (size_t u = 0; u < weight.units; ++u, unit += C::bits * kLine, x += kUnit * tokens) {
 #pragma GCC unroll 8
       for (int line = 0; line < C::bits; ++line) prefetch(unit + kAhead + kLine * line);
-      unit_steps<C, tokens>(AllSteps{}, unit, x, width, table, rows, zero, sum);
+      unit_steps<C, tokens>(AllSteps{}, unit, x, table, rows, zero, sum);
     }
     const Floats scale = parameters(weight, weight.scales, at + g * kPanel);
-    for (int m = 0; m < tokens; ++m)
-      total[m] = fma((sum[0][m] + sum[1][m]) + (sum[2][m] + sum[3][m]), scale, total[m]);
+    for (int m = 0; m < tokens; ++m) total[m] = fma((sum[0][m] + sum[1][m]) + (sum[2][m] + sum[3][m]), scale, total[m]);
   }
   for (int m = 0; m < tokens; ++m) store_floats(sums + static_cast<size_t>(m) * kPanel + kTile * tile, total[m]);
 }
@@ -96,40 +96,44 @@ static inline void decode_unit(Steps<j...>, const uint8_t* unit, const FloatTabl
   (one.template operator()<j>(), ...);
 }
 
-template <int tokens, int tiles>
-static inline void multiply(const float* decoded, size_t length, int tile, const float* x, size_t width, float* sums) {
+static inline void multiply(const float* decoded, size_t length, int tile, const float* x, float* sums) {
+  constexpr int tokens = kTokens, tiles = kTilesAtOnce;
   decoded += kTile * static_cast<size_t>(tile), sums += kTile * static_cast<size_t>(tile);
   Floats sum[tokens][tiles];
 #pragma GCC unroll 8
   for (int m = 0; m < tokens; ++m)
 #pragma GCC unroll 2
-    for (int t = 0; t < tiles; ++t) sum[m][t] = load_floats(sums + static_cast<size_t>(m) * kPanel + kTile * static_cast<size_t>(t));
-  for (size_t k = 0; k < length; ++k, decoded += kPanel) {
-    Floats w[tiles];
-#pragma GCC unroll 2
-    for (int t = 0; t < tiles; ++t) w[t] = load_floats(decoded + kTile * static_cast<size_t>(t));
+    for (int t = 0; t < tiles; ++t)
+      sum[m][t] = load_floats(sums + static_cast<size_t>(m) * kPanel + kTile * static_cast<size_t>(t));
+  for (size_t k = 0; k < length; k += 8, decoded += 8 * kPanel) {
+    // Unrolled: compilers copy every accumulator once an iteration.
 #pragma GCC unroll 8
-    for (int m = 0; m < tokens; ++m) {
-      const Floats value = floats(x[static_cast<size_t>(m) * width + k]);
+    for (size_t i = 0; i < 8; ++i) {
+      Floats w[tiles];
 #pragma GCC unroll 2
-      for (int t = 0; t < tiles; ++t) sum[m][t] = fma(w[t], value, sum[m][t]);
+      for (int t = 0; t < tiles; ++t) w[t] = load_floats(decoded + i * kPanel + kTile * static_cast<size_t>(t));
+#pragma GCC unroll 8
+      for (int m = 0; m < tokens; ++m) {
+        const Floats value = floats(x[(k + i) * tokens + static_cast<size_t>(m)]);
+#pragma GCC unroll 2
+        for (int t = 0; t < tiles; ++t) sum[m][t] = fma(w[t], value, sum[m][t]);
+      }
     }
   }
 #pragma GCC unroll 8
   for (int m = 0; m < tokens; ++m)
 #pragma GCC unroll 2
-    for (int t = 0; t < tiles; ++t) store_floats(sums + static_cast<size_t>(m) * kPanel + kTile * static_cast<size_t>(t), sum[m][t]);
+    for (int t = 0; t < tiles; ++t)
+      store_floats(sums + static_cast<size_t>(m) * kPanel + kTile * static_cast<size_t>(t), sum[m][t]);
 }
 
 template <class C>
-void few(const LowBitWeight& weight, size_t panel, const float* x, size_t first, size_t tokens, float* sums) {
+void few(const LowBitWeight& weight, size_t panel, const float* x, size_t together, size_t first, float* sums) {
   for (size_t tile = 0; tile < 2; ++tile) {
-    if (tokens == 1) stream<C, 1>(weight, panel, tile, x, first, sums);
-    if (tokens == 2) stream<C, 2>(weight, panel, tile, x, first, sums);
-    if constexpr (kStreamed == 4) {
-      if (tokens == 3) stream<C, 3>(weight, panel, tile, x, first, sums);
-      if (tokens == 4) stream<C, 4>(weight, panel, tile, x, first, sums);
-    }
+    if (together == 1) stream<C, 1>(weight, panel, tile, x, first, sums);
+    if (together == 2) stream<C, 2>(weight, panel, tile, x, first, sums);
+    if constexpr (kStreamed == 4)
+      if (together == 4) stream<C, 4>(weight, panel, tile, x, first, sums);
   }
 }
 
@@ -146,28 +150,39 @@ void many(const LowBitWeight& weight, size_t panel, const float* x, size_t first
     const size_t begin = u;
     for (; u < units && u - begin < kDecodedRows / kUnit; ++u, unit += C::bits * kLine) {
       const size_t index = (panel * weight.groups + u / weight.units) * kPanel;
-      const Floats scale[2] = {parameters(weight, weight.scales, index), parameters(weight, weight.scales, index + kTile)};
+      const Floats scale[2] = {parameters(weight, weight.scales, index),
+                               parameters(weight, weight.scales, index + kTile)};
       const Floats zero[2] = {zeros_of(weight, index), zeros_of(weight, index + kTile)};
       decode_unit<C>(AllSteps{}, unit, table, rows, scale, zero, decoded + (u - begin) * kUnit * kPanel);
     }
     const size_t length = (u - begin) * kUnit;
-    for (int tile = 0; tile < 2; tile += kTilesAtOnce) {
-      size_t m = 0;
-      for (; m + kTokens <= tokens; m += kTokens)
-        multiply<kTokens, kTilesAtOnce>(decoded, length, tile, x + m * width + begin * kUnit, width, sums + m * kPanel);
-      for (; m + 2 <= tokens; m += 2)
-        multiply<2, kTilesAtOnce>(decoded, length, tile, x + m * width + begin * kUnit, width, sums + m * kPanel);
-      for (; m < tokens; ++m)
-        multiply<1, kTilesAtOnce>(decoded, length, tile, x + m * width + begin * kUnit, width, sums + m * kPanel);
-    }
+    for (int tile = 0; tile < 2; tile += kTilesAtOnce)
+      for (size_t m = 0; m < tokens; m += kTokens)
+        multiply(decoded, length, tile, x + m * width + begin * kUnit * kTokens, sums + m * kPanel);
   }
 }
 
-void exact(const LowBitWeight& weight, size_t panel, const float* x, size_t first, size_t tokens, float* sums) {
+size_t together(size_t rows) {
+  for (size_t few = 1; few <= kStreamed; few *= 2)
+    if (rows <= few) return few;
+  return kTokens;
+}
+
+void place(const LowBitWeight& weight, const float* x, size_t row, size_t together, float* all) {
+  float* to = all + row / together * weight.width() * together + row % together;
+  const size_t padded = weight.padded_block();
+  for (size_t begin = 0; begin < weight.columns; begin += weight.block) {
+    const size_t length = weight.columns - begin < weight.block ? weight.columns - begin : weight.block;
+    for (size_t k = 0; k < padded; ++k, to += together) *to = x && k < length ? x[begin + k] : 0.0f;
+  }
+}
+
+void exact(const LowBitWeight& weight, size_t panel, const float* x, size_t together, size_t first, size_t tokens,
+           float* sums) {
   with_codes(weight, [&](auto codes) {
     using C = decltype(codes);
     if constexpr (kStreamed > 0)
-      if (tokens <= kStreamed) return few<C>(weight, panel, x, first, tokens, sums);
+      if (together < kTokens) return few<C>(weight, panel, x, together, first, sums);
     many<C>(weight, panel, x, first, tokens, sums);
   });
 }
@@ -175,6 +190,6 @@ void exact(const LowBitWeight& weight, size_t panel, const float* x, size_t firs
 }  // namespace
 
 extern const LowBitExact lowbit_exact;
-const LowBitExact lowbit_exact = {exact};
+const LowBitExact lowbit_exact = {together, place, exact};
 
 }  // namespace qonnx::cpu::QONNX_TIER

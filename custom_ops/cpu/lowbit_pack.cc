@@ -12,7 +12,7 @@ namespace qonnx::cpu {
 
 namespace {
 
-constexpr size_t kLargestGroup = 512;  // columns: decoded, a panel's group takes 16 KB
+constexpr size_t kLargestGroup = 512;    // columns: decoded, a panel's group takes 16 KB
 constexpr float kLargestInteger = 1024;  // zero · Σ q of a group stays far inside int32
 
 size_t divided_up(size_t a, size_t b) { return (a + b - 1) / b; }
@@ -33,7 +33,8 @@ std::vector<float> numbers(const Tensor& tensor, const std::string& who, const c
 
 void expect(bool holds, const std::string& who, const char* input, const Tensor& tensor, const std::string& wanted) {
   if (!holds)
-    throw Error(who + "input " + input + " has shape " + shape_text(tensor.shape) + ", but the attributes ask for " + wanted);
+    throw Error(who + "input " + input + " has shape " + shape_text(tensor.shape) + ", but the attributes ask for " +
+                wanted);
 }
 
 bool exact_in_float16(const std::vector<float>& values) {
@@ -47,7 +48,9 @@ void pack_unit(const uint8_t* code, int bits, uint8_t* lines) {
   for (int j = 0; j < 8; ++j)
     for (int i = 0; i < 4; ++i) {
       const unsigned c = code[4 * j + i];
-      auto put = [&](int line, unsigned value) { lines[static_cast<size_t>(line) * kLine + i] |= static_cast<uint8_t>(value); };
+      auto put = [&](int line, unsigned value) {
+        lines[static_cast<size_t>(line) * kLine + i] |= static_cast<uint8_t>(value);
+      };
       if (bits == 8) {
         put(j, c);
         continue;
@@ -114,7 +117,8 @@ void PackedLowBit::set_parameters(const LowBitShape& shape, const LowBitInputs& 
   std::vector<float> scale = numbers(inputs.scale, who, "scale"), zero = numbers(inputs.zero_point, who, "zero_point");
   for (float& z : zero) z = offset_ + (step_ == 1 ? z : z / step_);
   const bool uniform = std::all_of(zero.begin(), zero.end(), [&](float z) { return z == zero[0]; });
-  const bool whole = uniform && !zero.empty() && zero[0] == std::trunc(zero[0]) && std::fabs(zero[0]) <= kLargestInteger;
+  const bool whole =
+      uniform && !zero.empty() && zero[0] == std::trunc(zero[0]) && std::fabs(zero[0]) <= kLargestInteger;
   weight_.zero_kind = !uniform ? Zero::rows : whole ? Zero::integer : Zero::number;
   weight_.zero = uniform && !zero.empty() ? zero[0] : 0;
   weight_.halves = exact_in_float16(scale) && (uniform || exact_in_float16(zero));
@@ -139,7 +143,8 @@ void PackedLowBit::set_parameters(const LowBitShape& shape, const LowBitInputs& 
 
 void PackedLowBit::pack_codes(const LowBitShape& shape, const uint8_t* codes) {
   const size_t row_bytes = shape.layout.row_bytes(shape.columns), bits = static_cast<size_t>(weight_.bits);
-  const size_t width = weight_.width(), unit_bytes = bits * 128, kAheadOfEnd = 4096;  // kernels prefetch, never read, past it
+  const size_t width = weight_.width(), unit_bytes = bits * 128,
+               kAheadOfEnd = 4096;  // kernels prefetch, never read, past it
   codes_ = Buffer(weight_.panels * weight_.panel_bytes() + kAheadOfEnd);
   std::memset(codes_.as<char>(), 0, codes_.bytes());
   std::vector<uint8_t> row_codes(shape.columns), padded(width);
@@ -149,7 +154,8 @@ void PackedLowBit::pack_codes(const LowBitShape& shape, const uint8_t* codes) {
     const size_t padded_block = weight_.parts * weight_.units * kUnit;
     for (size_t k = 0; k < shape.columns; k += shape.block)
       std::copy_n(&row_codes[k], std::min(shape.block, shape.columns - k), &padded[k / shape.block * padded_block]);
-    uint8_t* out = codes_.as<uint8_t>(row / kPanel * weight_.panel_bytes() + row % kPanel / kTile * 64 + row % kTile * 4);
+    uint8_t* out =
+        codes_.as<uint8_t>(row / kPanel * weight_.panel_bytes() + row % kPanel / kTile * 64 + row % kTile * 4);
     for (size_t k = 0; k < width; k += kUnit, out += unit_bytes) pack_unit(&padded[k], weight_.bits, out);
   }
   weight_.codes = codes_.as<uint8_t>();

@@ -40,7 +40,7 @@ template <Type type, bool quantized>
 class MatMulLowBit {
  public:
   static constexpr const char* name = quantized ? Names::dynamic : Names::exact;
-  static constexpr Port inputs[] = {{type},      {Type::uint8}, {Type::any}, {Type::any}, {Type::float32}, {type}};
+  static constexpr Port inputs[] = {{type}, {Type::uint8}, {Type::any}, {Type::any}, {Type::float32}, {type}};
   static constexpr Port outputs[] = {{type}};
 
   static void infer(ShapeInference& shapes) {
@@ -69,9 +69,12 @@ class MatMulLowBit {
                   std::to_string(shape_.layout.bytes_per_word) +
                   " bytes, do not fit; use for example 16, 2, 1 for 4 bits or 8, 8, 3 for 3 bits");
     if (quantized && info.integer("activation_bits", 8) != 8)
-      throw Error(who_ + "activation_bits=" + std::to_string(info.integer("activation_bits", 8)) + " has no kernel; use 8");
-    const LowBitInputs weight{info.constant(kCodes), info.constant(kScale), info.constant(kZeroPoint), info.constant(kTable)};
-    if (weight.codes && weight.scale && weight.zero_point && weight.table) packed_.emplace(shape_, weight, quantized, who_);
+      throw Error(who_ + "activation_bits=" + std::to_string(info.integer("activation_bits", 8)) +
+                  " has no kernel; use 8");
+    const LowBitInputs weight{info.constant(kCodes), info.constant(kScale), info.constant(kZeroPoint),
+                              info.constant(kTable)};
+    if (weight.codes && weight.scale && weight.zero_point && weight.table)
+      packed_.emplace(shape_, weight, quantized, who_);
     if (const Tensor bias = info.constant(kBias)) constant_bias_ = bias_of(bias);
   }
 
@@ -82,8 +85,10 @@ class MatMulLowBit {
                   " must be its last dimension");
     std::optional<PackedLowBit> fresh;
     if (!packed_)
-      fresh.emplace(shape_, LowBitInputs{context.input(kCodes), context.input(kScale), context.input(kZeroPoint), context.input(kTable)},
-                    quantized, who_);
+      fresh.emplace(
+          shape_,
+          LowBitInputs{context.input(kCodes), context.input(kScale), context.input(kZeroPoint), context.input(kTable)},
+          quantized, who_);
     const LowBitWeight& weight = (packed_ ? *packed_ : *fresh).weight();
     std::vector<float> own_bias;
     if (constant_bias_.empty())
@@ -96,7 +101,8 @@ class MatMulLowBit {
     const size_t rows = x.count / shape_.columns;
     for (size_t first = 0; first < rows; first += kRowsAtOnce)
       run_rows(context, weight, static_cast<const char*>(x.data) + first * shape_.columns * kSize,
-               std::min(kRowsAtOnce, rows - first), bias.empty() ? nullptr : bias.data(), y + first * shape_.rows * kSize);
+               std::min(kRowsAtOnce, rows - first), bias.empty() ? nullptr : bias.data(),
+               y + first * shape_.rows * kSize);
   }
 
  private:
@@ -105,14 +111,15 @@ class MatMulLowBit {
   size_t positive(const NodeInfo& info, const char* attribute) const {
     const int64_t value = info.integer(attribute, 0);
     if (value < 1 || value > int64_t{1} << 31)
-      throw Error(who_ + "attribute " + attribute + "=" + std::to_string(value) + " is missing or not a positive number");
+      throw Error(who_ + "attribute " + attribute + "=" + std::to_string(value) +
+                  " is missing or not a positive number");
     return static_cast<size_t>(value);
   }
 
   std::vector<float> bias_of(const Tensor& tensor) const {
     if (tensor.count != shape_.rows && tensor.count != 1)
-      throw Error(who_ + "bias has shape " + shape_text(tensor.shape) + ", but one number or N=" +
-                  std::to_string(shape_.rows) + " of them are wanted");
+      throw Error(who_ + "bias has shape " + shape_text(tensor.shape) +
+                  ", but one number or N=" + std::to_string(shape_.rows) + " of them are wanted");
     std::vector<float> bias(tensor.count);
     widen(tensor.data, bias.data(), tensor.count);
     bias.resize(shape_.rows, bias[0]);
@@ -121,70 +128,67 @@ class MatMulLowBit {
 
   void widen(const void* x, float* y, size_t n) const {
     if constexpr (type == Type::float32) std::memcpy(y, x, n * sizeof(float));
-    else (type == Type::float16 ? numbers_.from_float16 : numbers_.from_bfloat16)(static_cast<const uint16_t*>(x), y, n);
+    else
+      (type == Type::float16 ? numbers_.from_float16 : numbers_.from_bfloat16)(static_cast<const uint16_t*>(x), y, n);
   }
 
-  // A row of X in the padded columns of the packed weight: in place where that is possible.
-  const float* padded_row(const LowBitWeight& weight, const char* x, float* wide, float* padded) const {
-    const float* row = reinterpret_cast<const float*>(x);
-    if constexpr (type != Type::float32) {
-      widen(x, wide, shape_.columns);
-      row = wide;
-    }
+  // A row of X as float32, in place where that is possible.
+  const float* wide_row(const char* x, float* wide) const {
+    if constexpr (type == Type::float32) return reinterpret_cast<const float*>(x);
+    widen(x, wide, shape_.columns);
+    return wide;
+  }
+
+  // The same in the padded columns of the packed weight.
+  const float* padded_row(const LowBitWeight& weight, const float* row, float* padded) const {
     if (!weight.padded()) return row;
-    const size_t padded_block = weight.parts * weight.units * kUnit;
-    for (size_t k = 0; k < weight.columns; k += weight.block, padded += padded_block) {
+    const size_t padded_block = weight.padded_block();
+    float* to = padded;
+    for (size_t k = 0; k < weight.columns; k += weight.block, to += padded_block) {
       const size_t length = std::min(weight.block, weight.columns - k);
-      std::memcpy(padded, row + k, length * sizeof(float));
-      std::memset(padded + length, 0, (padded_block - length) * sizeof(float));
+      std::memcpy(to, row + k, length * sizeof(float));
+      std::memset(to + length, 0, (padded_block - length) * sizeof(float));
     }
-    return padded - weight.width();
+    return padded;
   }
 
   void run_rows(Context& context, const LowBitWeight& weight, const char* x, size_t rows, const float* bias, char* y) {
     const size_t width = weight.width(), groups = weight.groups;
-    const bool direct = !quantized && type == Type::float32 && !weight.padded();
-    const size_t tasks = std::min(rows, rows * width / kTaskNumbers + 1);
-    const size_t wide = type == Type::float32 ? 0 : shape_.columns, padded = weight.padded() ? width : 0;
-    Scratch::Loan loan(scratch_, quantized ? Scratch::size_of<int8_t>(rows * width) + 3 * Scratch::size_of<float>(rows * groups) +
-                                                 tasks * (Scratch::size_of<float>(wide) + Scratch::size_of<float>(padded))
-                                 : direct ? 64
-                                          : Scratch::size_of<float>(rows * width) + tasks * Scratch::size_of<float>(wide));
+    const size_t together = quantized ? int8_.together(rows) : exact_.together(rows);
+    const size_t filled = (rows + together - 1) / together * together;  // rows of zeros fill up the last `together`
+    const size_t tasks = std::min(filled, rows * width / kTaskNumbers + 1);
+    const size_t own = Scratch::size_of<float>(width + shape_.columns);  // of a task
+    const size_t numbers = filled * width, by_group = 3 * Scratch::size_of<float>(filled * groups);
+    Scratch::Loan loan(scratch_, tasks * own + (quantized ? Scratch::size_of<int8_t>(numbers) + by_group
+                                                          : Scratch::size_of<float>(numbers)));
+    float* rows_of_tasks = loan.next<float>(tasks * own / sizeof(float));
     QuantizedRows q{};
-    const float* floats = reinterpret_cast<const float*>(x);
+    float* floats = nullptr;
     if constexpr (quantized) {
-      q = {loan.next<int8_t>(rows * width), loan.next<float>(rows * groups), loan.next<int32_t>(rows * groups),
-           loan.next<float>(rows * groups)};
-      float* wide_rows = loan.next<float>(0);
-      const size_t step = (Scratch::size_of<float>(wide) + Scratch::size_of<float>(padded)) / sizeof(float);
-      context.parallel(tasks, [&](size_t task) {
-        float *row_wide = wide_rows + task * step, *row_padded = row_wide + Scratch::size_of<float>(wide) / sizeof(float);
-        for (size_t row = task * rows / tasks; row < (task + 1) * rows / tasks; ++row)
-          int8_.quantize(weight, padded_row(weight, x + row * shape_.columns * kSize, row_wide, row_padded), row, q);
-      });
-    } else if (!direct) {
-      float* all = loan.next<float>(rows * width);
-      float* wide_rows = loan.next<float>(0);
-      const size_t step = Scratch::size_of<float>(wide) / sizeof(float);
-      context.parallel(tasks, [&](size_t task) {
-        for (size_t row = task * rows / tasks; row < (task + 1) * rows / tasks; ++row) {
-          float* to = all + row * width;
-          const float* from = padded_row(weight, x + row * shape_.columns * kSize, wide_rows + task * step, to);
-          if (from != to) std::memcpy(to, from, width * sizeof(float));
-        }
-      });
-      floats = all;
+      q = {loan.next<int8_t>(numbers), loan.next<float>(filled * groups), loan.next<int32_t>(filled * groups),
+           loan.next<float>(filled * groups), together};
+    } else {
+      floats = loan.next<float>(numbers);
     }
+    context.parallel(tasks, [&](size_t task) {
+      float *wide = rows_of_tasks + task * own / sizeof(float), *padded = wide + shape_.columns;
+      for (size_t row = task * filled / tasks; row < (task + 1) * filled / tasks; ++row) {
+        const float* from = row < rows ? wide_row(x + row * shape_.columns * kSize, wide) : nullptr;
+        if constexpr (quantized) int8_.quantize(weight, from ? padded_row(weight, from, padded) : nullptr, row, q);
+        else exact_.place(weight, from, row, together, floats);
+      }
+    });
 
     const size_t panel_work = rows * width * kPanel;
-    const size_t per_task = std::max<size_t>(1, kTaskWork / panel_work), panel_tasks = (weight.panels + per_task - 1) / per_task;
+    const size_t per_task = std::max<size_t>(1, kTaskWork / panel_work),
+                 panel_tasks = (weight.panels + per_task - 1) / per_task;
     context.parallel(panel_tasks, [&](size_t task) {
       alignas(64) float sums[kMaxTokens * kPanel];
       for (size_t panel = task * per_task; panel < std::min((task + 1) * per_task, weight.panels); ++panel)
         for (size_t first = 0; first < rows; first += kMaxTokens) {
-          const size_t tokens = std::min(kMaxTokens, rows - first);
-          if constexpr (quantized) int8_.multiply(weight, panel, q, first, tokens, sums);
-          else exact_.multiply(weight, panel, floats, first, tokens, sums);
+          const size_t tokens = std::min(kMaxTokens, rows - first), with_zeros = std::min(kMaxTokens, filled - first);
+          if constexpr (quantized) int8_.multiply(weight, panel, q, first, with_zeros, sums);
+          else exact_.multiply(weight, panel, floats, together, first, with_zeros, sums);
           store(weight, panel, sums, tokens, bias, y + first * shape_.rows * kSize);
         }
     });
@@ -197,7 +201,8 @@ class MatMulLowBit {
       float* wide = type == Type::float32 ? reinterpret_cast<float*>(to) : sums;
       numbers_.scale_add(sums, weight.factor, bias ? bias + begin : nullptr, wide, count);
       if constexpr (type != Type::float32)
-        (type == Type::float16 ? numbers_.to_float16 : numbers_.to_bfloat16)(wide, reinterpret_cast<uint16_t*>(to), count);
+        (type == Type::float16 ? numbers_.to_float16 : numbers_.to_bfloat16)(wide, reinterpret_cast<uint16_t*>(to),
+                                                                             count);
     }
   }
 

@@ -3,9 +3,9 @@
 // Attributes: key (string, the name that the reader asks for); axis (int; without it, statistics per tensor only);
 // bins (int, 0 for no histogram, else a power of two from 4 to 65536); gram (0 or 1, needs axis).
 //
-// The tensor is cut into pieces that fit the L1/L2 cache; a task takes a run of pieces, widens each to float32, and does
-// everything with it while it is there: largest |x|, ranges and sums by channel, histogram. Tasks have a tally each;
-// only merging takes the lock. The Gram matrix is done afterwards, tile by tile, under the lock.
+// The tensor is cut into pieces that fit the L1/L2 cache; a task takes a run of pieces, widens each to float32, and
+// does everything with it while it is there: largest |x|, ranges and sums by channel, histogram. Tasks have a tally
+// each; only merging takes the lock. The Gram matrix is done afterwards, tile by tile, under the lock.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -21,7 +21,7 @@ QONNX_BY_TIER(ObserveKernels, observe_kernels)
 namespace {
 
 constexpr int64_t kNoAxis = std::numeric_limits<int64_t>::min();
-constexpr size_t kPiece = 16384;   // numbers in a piece: 64 KB as float32
+constexpr size_t kPiece = 16384;  // numbers in a piece: 64 KB as float32
 constexpr size_t kTasks = 8;
 constexpr size_t kGramRows = 256;  // rows accumulated in float32 before they are added to float64
 constexpr uint32_t kInfinityBits = 0x7f800000;
@@ -58,7 +58,8 @@ class ObserveSink {
     const Tensor x = context.input(0);
     const Cut cut = cut_of(x);
     const auto state = observe_state(key_);
-    const size_t segment = std::min(cut.inner, kPiece), parts = (cut.inner + segment - 1) / std::max<size_t>(segment, 1);
+    const size_t segment = std::min(cut.inner, kPiece),
+                 parts = (cut.inner + segment - 1) / std::max<size_t>(segment, 1);
     const bool by_rows = cut.inner == 1 && cut.channels > 1;
     const size_t rows_in_piece = std::max<size_t>(1, kPiece / cut.channels);
     size_t pieces = by_rows ? (cut.outer + rows_in_piece - 1) / rows_in_piece : cut.outer * cut.channels * parts;
@@ -66,22 +67,24 @@ class ObserveSink {
 
     std::vector<std::unique_ptr<Tally>> tallies(std::min(kTasks, pieces));
     for (auto& tally : tallies) tally = std::make_unique<Tally>(cut.channels, bins_);
-    if (pieces) context.parallel(tallies.size(), [&](size_t task) {
-      Tally& tally = *tallies[task];
-      std::vector<float> wide(type == Type::float32 ? 0 : std::max(segment, by_rows ? rows_in_piece * cut.channels : 0));
-      std::vector<uint32_t> scratch(4 * bins_);
-      const size_t end = (task + 1) * pieces / tallies.size();
-      for (size_t piece = task * pieces / tallies.size(); piece < end; ++piece) {
-        if (by_rows) {
-          const size_t first = piece * rows_in_piece, rows = std::min(rows_in_piece, cut.outer - first);
-          gather(floats(x, first * cut.channels, rows * cut.channels, wide), rows, cut.channels, 0, tally, scratch);
-        } else {
-          const size_t line = piece / parts, offset = piece % parts * segment;
-          const size_t length = std::min(segment, cut.inner - offset);
-          gather(floats(x, line * cut.inner + offset, length, wide), length, 1, line % cut.channels, tally, scratch);
+    if (pieces)
+      context.parallel(tallies.size(), [&](size_t task) {
+        Tally& tally = *tallies[task];
+        std::vector<float> wide(type == Type::float32 ? 0
+                                                      : std::max(segment, by_rows ? rows_in_piece * cut.channels : 0));
+        std::vector<uint32_t> scratch(4 * bins_);
+        const size_t end = (task + 1) * pieces / tallies.size();
+        for (size_t piece = task * pieces / tallies.size(); piece < end; ++piece) {
+          if (by_rows) {
+            const size_t first = piece * rows_in_piece, rows = std::min(rows_in_piece, cut.outer - first);
+            gather(floats(x, first * cut.channels, rows * cut.channels, wide), rows, cut.channels, 0, tally, scratch);
+          } else {
+            const size_t line = piece / parts, offset = piece % parts * segment;
+            const size_t length = std::min(segment, cut.inner - offset);
+            gather(floats(x, line * cut.inner + offset, length, wide), length, 1, line % cut.channels, tally, scratch);
+          }
         }
-      }
-    });
+      });
 
     std::lock_guard<std::mutex> lock(state->mutex);
     if (!state->tensor) {
@@ -147,10 +150,8 @@ class ObserveSink {
       x = kept.data(), n = kept.size();
       largest = kernels_.largest(x, n);
     } else {
-      if (width > 1)
-        kernels_.rows(x, rows, width, tally.minimum.data(), tally.maximum.data(), tally.sum.data());
-      else
-        kernels_.segment(x, n, &tally.minimum[channel], &tally.maximum[channel], &tally.sum[channel]);
+      if (width > 1) kernels_.rows(x, rows, width, tally.minimum.data(), tally.maximum.data(), tally.sum.data());
+      else kernels_.segment(x, n, &tally.minimum[channel], &tally.maximum[channel], &tally.sum[channel]);
       for (size_t c = 0; c < width; ++c) tally.count[channel + c] += static_cast<int64_t>(rows);
     }
     if (!bins_) return;
@@ -193,8 +194,8 @@ class ObserveSink {
       const size_t count = std::min(kGramRows, rows - first);
       copy_rows(x, cut, first, count, stride, block, wide);
       context.parallel(tiles, [&](size_t tile) {
-        kernels_.gram(block.data() + where[tile].first * kGramTile, block.data() + where[tile].second * kGramTile, count,
-                      stride, state.gram.data() + tile * kGramTile * kGramTile);
+        kernels_.gram(block.data() + where[tile].first * kGramTile, block.data() + where[tile].second * kGramTile,
+                      count, stride, state.gram.data() + tile * kGramTile * kGramTile);
       });
     }
   }

@@ -37,7 +37,9 @@ float Histogram::per_unit() const { return std::ldexp(static_cast<float>(counts.
 Tally::Tally(size_t channels, size_t bins)
     : minimum(channels, std::numeric_limits<float>::infinity()),
       maximum(channels, -std::numeric_limits<float>::infinity()),
-      sum(channels), count(channels), histogram(bins) {}
+      sum(channels),
+      count(channels),
+      histogram(bins) {}
 
 void Tally::add(const Tally& other) {
   for (size_t c = 0; c < minimum.size(); ++c) {
@@ -99,8 +101,16 @@ QONNX_EXPORT int qonnx_observe_read(const char* key, qonnx_observe_summary* summ
   if (!state->tensor) return 0;
   const auto& tensor = *state->tensor;
   const size_t bins = tensor.histogram.counts.size();
-  *summary = {state->calls, state->rows, state->channels, tensor.count[0], tensor.non_finite,
-              static_cast<int64_t>(bins), !state->gram.empty(), tensor.minimum[0], tensor.maximum[0], tensor.sum[0],
+  *summary = {state->calls,
+              state->rows,
+              state->channels,
+              tensor.count[0],
+              tensor.non_finite,
+              static_cast<int64_t>(bins),
+              !state->gram.empty(),
+              tensor.minimum[0],
+              tensor.maximum[0],
+              tensor.sum[0],
               bins ? std::ldexp(1.0, tensor.histogram.exponent) : 0.0};
   return 1;
 }

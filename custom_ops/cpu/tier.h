@@ -24,15 +24,25 @@ Tier active_tier();   // the lower of the machine's and QONNX_CPU's; throws Erro
 
 // Declares every tier's `name` and gathers them in `name_table`, indexed by Tier. To be used in namespace qonnx::cpu.
 #ifdef QONNX_X86
-#define QONNX_BY_TIER(Table, name)                \
-  namespace scalar { extern const Table name; }     \
-  namespace avx2 { extern const Table name; }       \
-  namespace avx512 { extern const Table name; }     \
-  namespace avx512vnni { extern const Table name; } \
+#define QONNX_BY_TIER(Table, name) \
+  namespace scalar {               \
+  extern const Table name;         \
+  }                                \
+  namespace avx2 {                 \
+  extern const Table name;         \
+  }                                \
+  namespace avx512 {               \
+  extern const Table name;         \
+  }                                \
+  namespace avx512vnni {           \
+  extern const Table name;         \
+  }                                \
   static const Table* const name##_table[kTierCount] = {&scalar::name, &avx2::name, &avx512::name, &avx512vnni::name};
 #else
-#define QONNX_BY_TIER(Table, name)              \
-  namespace scalar { extern const Table name; } \
+#define QONNX_BY_TIER(Table, name) \
+  namespace scalar {               \
+  extern const Table name;         \
+  }                                \
   static const Table* const name##_table[kTierCount] = {&scalar::name};
 #endif
 

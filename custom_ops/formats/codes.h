@@ -1,8 +1,8 @@
 // The portable layout of low-bit codes: words of a few bytes, several codes a word.
 //
-// A row of codes is ceil(columns / codes_per_word) words; a word is a little-endian number of bytes_per_word bytes; code j
-// of a word is floor(word / levels^j) mod levels. So 4-bit codes are (levels 16, 2 codes, 1 byte), low nibble first;
-// 3-bit codes (8, 8, 3), a bit stream, least significant first; ternary ones (3, 5, 1), 1.6 bits each.
+// A row of codes is ceil(columns / codes_per_word) words; a word is a little-endian number of bytes_per_word bytes;
+// code j of a word is floor(word / levels^j) mod levels. So 4-bit codes are (levels 16, 2 codes, 1 byte), low nibble
+// first; 3-bit codes (8, 8, 3), a bit stream, least significant first; ternary ones (3, 5, 1), 1.6 bits each.
 #pragma once
 
 #include <stddef.h>
