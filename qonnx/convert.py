@@ -1,13 +1,12 @@
 """convert: a float model and a handful of samples in, a small, fast, proven model out.
 
-The road: load → recipe (the passes, in order) → save → compare with the original → report. Nothing is written before the
-last pass is done, and the input file is never touched.
+The road: load → recipe (the passes, in order) → save → compare with the original → report. Nothing is written before
+the last pass is done, and the input file is never touched.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
@@ -19,7 +18,7 @@ import qonnx
 from qonnx import notes
 from qonnx.compare import compare
 from qonnx.comparison import Bounds
-from qonnx.data import Data, open_data
+from qonnx.data import Data, open_data, split
 from qonnx.errors import BoundBroken, QonnxError
 from qonnx.input_shapes import fix_input_shapes
 from qonnx.model import load, save
@@ -62,12 +61,15 @@ def convert(
     check_output(settings, model)
 
     report = Report.start(model, recipe=recipe.to_dict(), target=where.name)
-    for record in recipe.run(source, target=where, data=samples, settings=settings, progress=progress):
+    calibration, held_out = _split(samples, recipe)
+    for record in recipe.run(
+        source, target=where, data=calibration, held_out=held_out, settings=settings, progress=progress
+    ):
         report = report.with_step(record)
     _stamp(source, recipe, report)
-    if not any(notes.note(node).fate and notes.note(node).fate.state == "done" for node in source.graph.all_nodes()):
-        if recipe.quantizes:
-            raise BoundBroken(_nothing(source))
+    fates = [notes.note(node).fate for node in source.graph.all_nodes()]
+    if recipe.quantizes and not any(fate is not None and fate.state == "done" for fate in fates):
+        raise BoundBroken(_nothing(source))
     if settings.output is None or settings.dry_run:
         return Conversion(source, report.finish(None, model=source))
     save(source, settings.output, force=settings.force)
@@ -76,7 +78,11 @@ def convert(
         with timed("check") as step:
             bounds = Bounds(min_sqnr=settings.min_sqnr, max_drop=settings.max_drop)
             comparison = compare(
-                model, settings.output, samples, threads=settings.threads, libraries=settings.custom_op_library,
+                model,
+                settings.output,
+                samples,
+                threads=settings.threads,
+                libraries=settings.custom_op_library,
                 bounds=bounds,
             )
         report = report.with_step(step.record)
@@ -99,6 +105,21 @@ def check_output(settings: Settings, model: str | os.PathLike) -> None:
 
 def _open(data: Any, model: ir.Model, settings: Settings) -> Data:
     return open_data(data, model, preprocess=settings.preprocess, limit=settings.samples, seed=settings.seed)
+
+
+def _split(samples: Data | None, recipe: Recipe) -> tuple[Any, Any]:
+    """Samples to calibrate on and samples to judge on: every fifth is held out where there are at least ten."""
+    if samples is None or not any(step.name == "protect" for step in recipe.steps):
+        return samples, None
+    count = _count(samples)
+    return split(samples, 5) if count >= 10 else (samples, samples)
+
+
+def _count(samples: Data) -> int:
+    try:
+        return len(samples)
+    except TypeError:
+        return sum(1 for _ in samples)
 
 
 def _stamp(model: ir.Model, recipe: Recipe, report: Report) -> None:

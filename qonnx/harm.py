@@ -6,7 +6,7 @@ Noise of an output is Σ(y_q − y)² / Σy², its SQNR −10·log10 of that; a 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -18,35 +18,57 @@ Feeds = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
-    """Samples and what the float model says to them."""
+    """Samples and what the float model says to them: arrays of the tensors `names` for each sample."""
 
     samples: tuple[Feeds, ...]
-    expected: tuple[tuple[np.ndarray, ...], ...]  # per sample, per float output
-    outputs: tuple[str, ...]
+    expected: tuple[tuple[np.ndarray, ...], ...]
+    names: tuple[str, ...]
     threads: int | None
     libraries: tuple[str, ...]
 
     def noise(self, model: ir.Model) -> float:
-        """Relative error power of the worst output of `model`; the model is used up (its weights are handed over)."""
-        session = lean_session(model, threads=self.threads, libraries=self.libraries)
-        error, power = np.zeros(len(self.outputs)), np.zeros(len(self.outputs))
-        for feeds, expected in zip(self.samples, self.expected, strict=True):
-            for index, (want, got) in enumerate(zip(expected, session.run(list(self.outputs), feeds), strict=True)):
-                if want.shape != got.shape:
+        """Relative error power of the worst tensor in `model`; the model is used up (its weights are handed over)."""
+        error, power = np.zeros(len(self.names)), np.zeros(len(self.names))
+        for expected, got in zip(self.expected, _run(model, self), strict=True):
+            for index, (want, have) in enumerate(zip(expected, got, strict=True)):
+                if want.shape != have.shape:
                     return np.inf
-                error[index] += np.square(got.astype(np.float64) - want).sum()
+                error[index] += np.square(have.astype(np.float64) - want).sum()
                 power[index] += np.square(want.astype(np.float64)).sum()
         noise = float((error / np.maximum(power, 1e-30)).max())
         return noise if np.isfinite(noise) else np.inf
 
 
-def judge(model: ir.Model, samples: Iterable[Feeds], threads: int | None, libraries: Sequence[str]) -> Judge:
-    """Run the float `model` (a clone of it) on `samples` and keep its float outputs."""
-    kept = tuple(samples)
-    outputs = tuple(v.name for v in model.graph.outputs if v.dtype is None or v.dtype.is_floating_point())
-    session = lean_session(model.clone(), threads=threads, libraries=libraries)
-    expected = tuple(tuple(session.run(list(outputs), feeds)) for feeds in kept)
-    return Judge(kept, expected, outputs, threads, tuple(libraries))
+def judge(
+    model: ir.Model, samples: Iterable[Feeds], threads: int | None, libraries: Sequence[str], *, squashed: bool
+) -> Judge:
+    """Run the float `model` (a clone of it) on `samples` and keep its float outputs.
+
+    squashed: judge outputs as they are. Otherwise an output that Softmax or Sigmoid makes is judged in front of it:
+    where the model is sure, probabilities hide errors that turn the next, less sure sample over.
+    """
+    outputs = [v for v in model.graph.outputs if v.dtype is None or v.dtype.is_floating_point()]
+    names = tuple((v if squashed else _before_squashing(v)).name for v in outputs)
+    empty = Judge(tuple(samples), (), names, threads, tuple(libraries))
+    return dataclasses.replace(empty, expected=tuple(tuple(arrays) for arrays in _run(model.clone(), empty)))
+
+
+def _run(model: ir.Model, judge: Judge) -> Iterator[list[np.ndarray]]:
+    """The tensors `judge.names` of `model` for each sample."""
+    known = {value.name for value in model.graph.outputs}
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name in judge.names and value.name not in known:
+                model.graph.outputs.append(value)
+    session = lean_session(model, threads=judge.threads, libraries=judge.libraries)
+    for feeds in judge.samples:
+        yield session.run(list(judge.names), feeds)
+
+
+def _before_squashing(value: ir.Value) -> ir.Value:
+    node = value.producer()
+    squashes = node is not None and node.domain == "" and node.op_type in ("Softmax", "Sigmoid", "LogSoftmax")
+    return node.inputs[0] if squashes and node.inputs[0].producer() is not None else value
 
 
 def decibel(noise: float) -> float:
