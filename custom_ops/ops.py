@@ -15,7 +15,7 @@ import onnx
 import onnx.parser
 import onnx_ir as ir
 
-from qonnx.custom_ops import DOMAIN
+from qonnx.custom_ops import DOMAIN, log_attention
 from qonnx.custom_ops.bodies import DYNAMIC_QUANTIZE_MATMUL_LOW_BIT, MATMUL_LOW_BIT
 
 
@@ -50,6 +50,12 @@ OPS: dict[str, Op] = {
             ("x", "codes", "scale", "zero_point", "table", "bias"),
             _LOW_BIT,
             DYNAMIC_QUANTIZE_MATMUL_LOW_BIT,
+        ),
+        Op(
+            log_attention.OPERATOR,
+            ("scores", "value", "value_scale", "table"),
+            ("codes_per_octave",),
+            log_attention.BODY,
         ),
         Op("ObserveSink", ("x",), ("key", "axis", "bins", "gram"), None),
     )

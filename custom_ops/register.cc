@@ -11,6 +11,9 @@ using namespace qonnx;
 const abi::CustomOp* (*const kOperators[])() = {
     cpu::matmul_lowbit_float32,         cpu::matmul_lowbit_float16,         cpu::matmul_lowbit_bfloat16,
     cpu::dynamic_matmul_lowbit_float32, cpu::dynamic_matmul_lowbit_float16, cpu::dynamic_matmul_lowbit_bfloat16,
+    cpu::log_attention_float32,
+    cpu::log_attention_float16,
+    cpu::log_attention_bfloat16,
     cpu::observe_sink_float32,          cpu::observe_sink_float16,          cpu::observe_sink_bfloat16,
 };
 
