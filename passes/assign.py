@@ -8,7 +8,11 @@ reason why it stays as it is. Cases, in order:
 4. attention × V: its left input are probabilities, whose uniform 8-bit codes cost 8-10 dB on transformers; they stay in
    higher precision unless `probabilities` is "quantize";
 5. an operator that the target runs in float still stores its constant weight as integers;
-6. otherwise Q/DQ on each activation, integer weights if they are constant, Q/DQ on the output if the target fuses so.
+6. otherwise Q/DQ on each activation, integer weights if they are constant, Q/DQ on the output if the target fuses so;
+7. operators without weights follow, as the target demands (passes/assign_elementwise.py).
+
+Grids: one a tensor. The runtime fixes some (Softmax, 16-bit Sigmoid and Tanh); node units share that of a tensor with
+what only moves it, and that behind a Relu or Clip with what stands before it; tied tensors share one for all.
 
 Ranges: see qonnx.ranges. Outputs that an activation function follows are judged behind it; inputs of matrix products
 take `headroom` beyond what calibration saw, since unseen samples exceed it.
@@ -20,15 +24,17 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import numpy as np
 import onnx_ir as ir
 
 from qonnx.cpu import has_vnni
 from qonnx.errors import QonnxError
 from qonnx.formats import FORMATS, IntFormat
 from qonnx.notes import note, skip
+from qonnx.passes.assign_elementwise import activations, concerned, elementwise_plan, readers
 from qonnx.passes.base import Change, Pass
 from qonnx.passes.rewire import array, is_constant, is_op
-from qonnx.plan import Encoding, Plan, encoding
+from qonnx.plan import Encoding, Plan, encoding, union
 from qonnx.ranges import choose_range
 from qonnx.targets import Target
 from qonnx.targets.conditions import holds, sizes
@@ -89,8 +95,81 @@ class Assign(Pass):
                 for index, format in plan.inputs.items():
                     self._encode(node.inputs[index], format)
                 if plan.output:
-                    self._encode(output_of(node), self._activation())
+                    grid = self._encode(output_of(node), self._activation())
+                    if self.target.node_units:  # codes of the range behind the Relu do what it does
+                        note(node.outputs[0]).encodings[grid.format.name] = grid
                 yield Change(node.name or node.outputs[0].name, str(plan))
+        yield from self._elementwise(model)
+
+    def _elementwise(self, model: ir.Model) -> Iterator[Change]:
+        """Case 7."""
+        ties: list[list[ir.Value]] = []
+        for graph in model.graphs():
+            for node in graph:
+                if note(node).fate is not None or note(node).plan is not None or not concerned(node, self.target):
+                    continue
+                if graph is not model.graph:
+                    skip(node, "subgraph")
+                    continue
+                plan = elementwise_plan(node, self.target, self._activation())
+                if plan == "":
+                    continue
+                reason, detail = (plan, "") if isinstance(plan, str) else self._without_weight(node, plan)
+                if reason:
+                    skip(node, reason, detail)
+                    continue
+                note(node).plan = plan
+                ties += self._grids(node, plan)
+                yield Change(node.name or node.outputs[0].name, str(plan))
+        self._tie(ties)
+
+    def _without_weight(self, node: ir.Node, plan: Plan) -> tuple[str, str]:
+        """Reason code and detail if an operator without weight must stay as it is, else two empty strings."""
+        if self.settings is not None and (why := self.settings.exclusion(node)):
+            return "excluded", why
+        if self.probabilities == "float" and note(node.outputs[0]).role == "probabilities":
+            return "accuracy", "attention probabilities"
+        moved = plan.output and node.op_type in self.target.shared_scales
+        needed = [x for i in plan.inputs if not is_constant(x := node.inputs[i])]
+        for value in [*needed, *(node.outputs if plan.output and not moved else ())]:
+            stats = note(value).stats
+            if not note(value).encodings and (stats is None or stats.elements == 0):
+                return "no-stats", value.name or ""
+            if stats is not None and stats.non_finite:
+                return "not-finite", value.name or ""
+        return "", ""
+
+    def _grids(self, node: ir.Node, plan: Plan) -> list[list[ir.Value]]:
+        """Choose the grids of an operator without weight; gives the tensors that must share one in the end."""
+        for index, format in plan.inputs.items():
+            if not is_constant(node.inputs[index]):
+                self._encode(node.inputs[index], format)
+        format = self._activation()
+        if not plan.output:
+            if node.op_type != "Concat":
+                return []
+            behind = [value for user, value in readers(node.outputs[0]) if note(user).plan is not None]
+            return [[*node.inputs, *(value for value in behind if format.name in note(value).encodings)]]
+        if node.op_type in self.target.shared_scales:
+            grid = note(node.inputs[0]).encodings[format.name]
+            for value in node.outputs:
+                note(value).encodings[format.name] = grid
+        else:
+            self._encode(node.outputs[0], format)
+        return []
+
+    def _tie(self, groups: list[list[ir.Value]]) -> None:
+        """One grid for all tensors of a group, and of groups that share a tensor: it covers what each covers."""
+        merged: list[list[ir.Value]] = []
+        for group in groups:
+            touching = [one for one in merged if any(a is b for a in one for b in group)]
+            merged = [one for one in merged if not any(one is other for other in touching)]
+            merged.append([*group, *(value for one in touching for value in one)])
+        name = self._activation().name
+        for group in merged:
+            grid = union([note(value).encodings[name] for value in group])
+            for value in group:
+                note(value).encodings[name] = grid
 
     def _obstacle(self, node: ir.Node) -> tuple[str, str]:
         """Reason code and detail if the node must stay as it is, else two empty strings."""
@@ -106,13 +185,13 @@ class Assign(Pass):
                 return "target-rule", row["when"]
         if any(_is_dequantized(x) for x in node.inputs[:2]):
             return "already-quantized", ""
-        for value in [*_activations(node), *([output_of(node)] if self._quantizes_output(node) else [])]:
+        for value in [*activations(node), *([output_of(node)] if self._quantizes_output(node) else [])]:
             stats = note(value).stats
             if stats is None or stats.elements == 0:
                 return "no-stats", value.name or ""
             if stats.non_finite:
                 return "not-finite", value.name or ""
-        if self.probabilities == "float" and any(note(x).role == "probabilities" for x in _activations(node)):
+        if self.probabilities == "float" and any(note(x).role == "probabilities" for x in activations(node)):
             return "accuracy", "attention probabilities"
         return "", ""
 
@@ -155,24 +234,31 @@ class Assign(Pass):
             and constant
             and (is_constant(node.inputs[2]) if own else node.op_type == "Conv")
         )
-        return Plan(inputs, weight, 1, output, bias and node.op_type != "MatMul")
+        wide = node.inputs[0].dtype == ir.DataType.FLOAT  # products of 16-bit scales leave the range of their type
+        return Plan(inputs, weight, 1, output, bias and wide and node.op_type != "MatMul")
 
     def _encode(self, value: ir.Value, format: IntFormat) -> Encoding:
         """The grid of a tensor, chosen once; several readers share it."""
         grids = note(value).encodings
         if format.name not in grids:
-            source = note(value)
-            fixed = value.producer() and self.target.fixed_ranges.get(value.producer().op_type)
-            if fixed:
-                low, high = fixed
+            maker = value.producer()
+            kind = "" if maker is None else maker.op_type
+            if fixed := self.target.fixed_scales.get(f"{kind}.{format.name}"):
+                grids[format.name] = Encoding(format, float(np.float32(fixed[0])), fixed[1])
             else:
-                method = "mse" if source.after else self.method
-                headroom = 1.0 if source.after else self.headroom
-                low, high = choose_range(
-                    source.stats, format, method, percentile=self.percentile, after=source.after, headroom=headroom
-                )
-            grids[format.name] = encoding(format, low, high)
+                low, high = self.target.fixed_ranges.get(kind) or self._range(value, format)
+                if high - low < self.target.smallest_range:  # one part in 1024 more, for the rounding of the scale
+                    high = low + self.target.smallest_range * (1 + 2**-10)
+                grids[format.name] = encoding(format, low, high, value.dtype)
         return grids[format.name]
+
+    def _range(self, value: ir.Value, format: IntFormat) -> tuple[float, float]:
+        known = note(value)
+        method = "mse" if known.after else self.method
+        headroom = 1.0 if known.after else self.headroom
+        return choose_range(
+            known.stats, format, method, percentile=self.percentile, after=known.after, headroom=headroom
+        )
 
 
 def output_of(node: ir.Node) -> ir.Value:
@@ -184,10 +270,6 @@ def output_of(node: ir.Node) -> ir.Value:
         if users[0].idx == 0 and all(x is None or array(x) is not None for x in bounds):
             return users[0].node.outputs[0]
     return value
-
-
-def _activations(node: ir.Node) -> list[ir.Value]:
-    return [x for x in node.inputs[:2] if x is not None and not is_constant(x)]
 
 
 def _is_dequantized(value: ir.Value | None) -> bool:

@@ -14,9 +14,11 @@ from qonnx.errors import QonnxError
 from qonnx.macs import macs_from_shapes
 from qonnx.notes import note
 from qonnx.passes.assign import output_of
+from qonnx.passes.assign_elementwise import concerned, observed
 from qonnx.passes.base import Change, Pass
 from qonnx.stats import Stats, Window, merge_stats
 from qonnx.stats_file import fingerprint, load_stats, save_stats
+from qonnx.targets import Target
 from qonnx.wishes import values_by_name
 
 MULTIPLIERS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
@@ -37,8 +39,9 @@ ELEMENTWISE = (
 class Observe(Pass):
     """Writes `note(value).stats` (qonnx.stats.Stats) and `note(node).macs`; the model itself stays as it is.
 
-    Tensors: float inputs and outputs of Conv, ConvTranspose, MatMul and Gemm; of other operators if `elementwise`.
-    Channel statistics are kept along the axis that a constant weight reduces, and along channels of outputs.
+    Tensors: float inputs and outputs of Conv, ConvTranspose, MatMul and Gemm; of other operators where `target`
+    quantizes them, or if `elementwise`. Channel statistics are kept along the axis that a constant weight reduces, and
+    along channels of outputs.
 
     Attributes:
         data: dicts name -> array, one for each sample; None takes everything from `stats_file`.
@@ -56,6 +59,7 @@ class Observe(Pass):
     recurses: ClassVar[bool] = False  # activations inside bodies and functions cannot be read from outside
 
     data: Iterable[dict[str, Any]] | None = None
+    target: Target | None = None
     histogram: bool = False
     gram: bool = False
     elementwise: bool = False
@@ -105,6 +109,9 @@ class Observe(Pass):
                 self._add(wishes, node.outputs[0], Wish(channel_axis=1 if "Conv" in node.op_type else -1))
                 if (closing := output_of(node)) is not node.outputs[0]:  # the Relu behind it: where its Q/DQ will stand
                     self._add(wishes, closing, Wish())
+            elif self.target is not None and concerned(node, self.target):
+                for value in observed(node, self.target):
+                    self._add(wishes, value, Wish())
             elif self.elementwise and node.op_type in ELEMENTWISE and node.domain == "":
                 for value in (*node.inputs, *node.outputs):
                     self._add(wishes, value, Wish())

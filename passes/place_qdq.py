@@ -17,12 +17,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+import numpy as np
 import onnx_ir as ir
 
 from qonnx.notes import done, note
 from qonnx.passes.assign import output_of
 from qonnx.passes.base import Change, Pass
 from qonnx.passes.qdq_writer import QDQWriter, value_names
+from qonnx.passes.reparameterize import add_to_bias
 from qonnx.passes.rewire import bodies
 from qonnx.plan import Encoding, Plan
 
@@ -43,15 +45,18 @@ class PlaceQDQ(Pass):
 
     def _place(self, graph: ir.Graph, planned: list[ir.Node], writer: QDQWriter) -> Iterator[Change]:
         for node in planned:
-            plan = note(node).plan
-            if plan.output:
-                output = output_of(node)
-                writer.pair_for_all(output, _only(note(output).encodings))
+            if note(node).mean_error is not None:
+                add_to_bias(node, -note(node).mean_error, np.dtype(np.float32))
+        for node in planned:
+            if note(node).plan.output:
+                for output in _outputs(node):
+                    writer.pair_for_all(output, _only(note(output).encodings))
         for node in planned:
             plan = note(node).plan
             for index, format in plan.inputs.items():
                 value = node.inputs[index]
                 node.replace_input_with(index, writer.pair_for_one(value, format))
+                writer.discard(value)
             if plan.weight is not None:
                 writer.weight(node, plan)
             if plan.bias:
@@ -59,6 +64,14 @@ class PlaceQDQ(Pass):
             done(node, str(plan))
             yield Change(node.name or node.outputs[0].name, str(plan))
         yield from writer.guard_float_weights()
+
+
+def _outputs(node: ir.Node) -> list[ir.Value]:
+    """The values whose Q/DQ close the node's unit: a Relu behind it belongs to it, if it has no unit of its own."""
+    closing = output_of(node)
+    if closing is not node.outputs[0] and note(closing.producer()).plan is None:
+        return [closing]
+    return [value for value in node.outputs if note(value).encodings and (value.uses() or value.is_graph_output())]
 
 
 def _only(encodings: dict[str, Encoding]) -> Encoding:

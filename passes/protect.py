@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -21,12 +22,13 @@ import onnx_ir as ir
 
 from qonnx.harm import Judge, decibel, judge
 from qonnx.notes import clone, note, skip
+from qonnx.passes.assign import ELIGIBLE
 from qonnx.passes.base import Change, Pass
-from qonnx.passes.correct_bias import CorrectBias
 from qonnx.passes.place_qdq import PlaceQDQ
 from qonnx.plan import Plan, encoding
 from qonnx.targets import Target
 
+_log = logging.getLogger(__name__)
 _RETURN = 0.002  # price of a change between integers and float, as a share of the model's multiply-adds
 _NEGLIGIBLE = 0.001  # of the summed harm
 
@@ -35,20 +37,18 @@ _NEGLIGIBLE = 0.001  # of the summed harm
 class Protect(Pass):
     """Hold a bound on the SQNR of the outputs.
 
-    min_sqnr: dB; the user's own bound speaks of the outputs, this default of what enters a last Softmax or Sigmoid
-    (30 dB of white noise there leave 95 % of an OCR model's texts as they were, 24 dB 89 %). max_float: share of the
-    model's multiply-adds that may leave 8 bits, 0…1. samples: held-out samples to measure on. corrected: judge the model
-    with corrected biases, as it will be in the end.
+    data, held_out: samples; the held-out ones judge, if there are any. min_sqnr: dB; the user's own bound speaks of the
+    outputs, this default of what enters a last Softmax or Sigmoid. max_float: share of the model's multiply-adds that
+    may leave 8 bits, 0…1. samples: how many to judge on at most.
     """
 
     data: Any
     target: Target
     settings: Any = None
     held_out: Any = None
-    min_sqnr: float = 30.0
+    min_sqnr: float = 25.0
     max_float: float = 0.1
     samples: int = 8
-    corrected: bool = True
     progress: Callable[[int], None] | None = None
 
     needs = ("assign", "solve_weights")
@@ -62,7 +62,8 @@ class Protect(Pass):
         if self.settings is not None and self.settings.min_sqnr is not None:
             bound = self.settings.min_sqnr
         judged = self._judge(model)
-        noise = self._whole(model, planned, judged)
+        noise = self._noise(model, planned, judged)
+        _log.info("everything quantized: %.1f dB, bound %.1f dB", decibel(noise), bound)
         if decibel(noise) >= bound:
             return
         order = self._order(model, planned, judged)
@@ -88,34 +89,30 @@ class Protect(Pass):
         some = itertools.islice(iter(source), self.samples)
         return judge(model, some, threads, libraries, squashed=squashed)
 
-    def _quantized(self, model: ir.Model, chosen: set[int], corrected: bool) -> ir.Model:
-        """A clone in which the planned nodes at positions `chosen` are quantized, the others as they are without."""
-        copy = clone(model)
+    def _noise(self, model: ir.Model, chosen: Iterable[int], judged: Judge) -> float:
+        """Error of a clone in which the planned nodes at positions `chosen` are quantized, the others as without."""
+        copy, chosen = clone(model), set(chosen)
         for index, node in enumerate(list(copy.graph)):
             if isinstance(note(node).plan, Plan) and index not in chosen:
                 note(node).plan = None
-        if corrected:
-            CorrectBias(self.data, self.settings, self.samples, ("Conv", "ConvTranspose", "Gemm"))(copy)
         PlaceQDQ()(copy)
-        return copy
-
-    def _whole(self, model: ir.Model, chosen: Iterable[int], judged: Judge) -> float:
-        return judged.noise(self._quantized(model, set(chosen), self.corrected))
+        return judged.noise(copy)
 
     def _order(self, model: ir.Model, planned: list[int], judged: Judge) -> list[tuple[int, float]]:
         """(position, harm) of the planned nodes, most harm for its price first; harmless ones are left out."""
-        harms = {}
-        for done, index in enumerate(planned):
-            harms[index] = judged.noise(self._quantized(model, {index}, False))
+        harms, nodes = {}, list(model.graph)
+        weighted = [index for index in planned if nodes[index].op_type in ELIGIBLE]
+        for done, index in enumerate(weighted):
+            harms[index] = self._noise(model, {index}, judged)
             if self.progress is not None:
                 self.progress(done + 1)
-        nodes, total = list(model.graph), self._macs(model)
+        total = self._macs(model)
         whole = sum(harms.values())
 
         def worth(index: int) -> float:
             return harms[index] / ((note(nodes[index]).macs or 0) / total + _RETURN)
 
-        counting = [index for index in planned if harms[index] > _NEGLIGIBLE * whole]
+        counting = [index for index in weighted if harms[index] > _NEGLIGIBLE * whole]
         return [(index, harms[index]) for index in sorted(counting, key=lambda i: -worth(i))]
 
     def _macs(self, model: ir.Model) -> int:
@@ -138,7 +135,7 @@ class Protect(Pass):
         while low < high:
             middle = (low + high) // 2
             rest = set(planned) - {index for index, _ in head[:middle]}
-            if decibel(self._whole(model, rest, judged)) >= bound:
+            if decibel(self._noise(model, rest, judged)) >= bound:
                 high = middle
             else:
                 low = middle + 1

@@ -12,9 +12,11 @@ from qonnx.formats import FORMATS, IntFormat, QuantizedTensor
 from qonnx.notes import note
 from qonnx.passes.base import Change
 from qonnx.passes.label import MOVES
-from qonnx.passes.rewire import array, bodies, drop_initializer, is_op, remove_unused
-from qonnx.plan import Encoding, Plan
+from qonnx.passes.rewire import array, bodies, drop_initializer, is_constant, is_op, remove_unused
+from qonnx.plan import Encoding, Plan, encoding
 
+# Operators whose output holds no number that their input does not: codes pass through them as they are.
+_CODE_MOVES = (*MOVES, "MaxPool", "Gather", "DepthToSpace", "SpaceToDepth", "Expand", "Tile")
 _SILENTLY_QUANTIZED = ("Conv", "ConvTranspose", "Gemm")
 
 
@@ -29,6 +31,7 @@ class QDQWriter:
         self.graph, self.taken, self.stored = graph, taken, stored
         self.pairs: dict[tuple[int, str], ir.Value] = {}  # (id of float value, format name) -> dequantized value
         self.grids: dict[int, Encoding] = {}  # id of dequantized value -> its grid
+        self.sources: dict[int, ir.Value] = {}  # id of dequantized value -> float value
 
     def pair_for_all(self, value: ir.Value, grid: Encoding) -> ir.Value:
         """Q/DQ behind `value`; every other reader, and the graph's output, reads the pair."""
@@ -44,19 +47,35 @@ class QDQWriter:
         return pair
 
     def pair_for_one(self, value: ir.Value, format: IntFormat) -> ir.Value:
-        """The dequantized twin of `value` for a planned node to read."""
+        """The dequantized twin of `value` for a planned node to read; of a constant, from stored codes."""
         if id(value) in self.grids and self.grids[id(value)].format == format:
             return value  # the producer's own pair
+        value = self.sources.get(id(value), value)  # a pair of another format: two roundings would be worse than one
         key = (id(value), format.name)
+        if key not in self.pairs and is_constant(value):
+            self.pairs[key] = self._stored(value, format)
         if key not in self.pairs:
             grid = self._moved(value, format) or note(value).encodings[format.name]
             self.pairs[key] = self._pair(value, grid)
         return self.pairs[key]
 
+    def _stored(self, value: ir.Value, format: IntFormat) -> ir.Value:
+        """A constant operand as DequantizeLinear over its codes; they cover its range."""
+        numbers = np.asarray(array(value), np.float32)
+        low, high = (float(numbers.min()), float(numbers.max())) if numbers.size else (0.0, 0.0)
+        grid = encoding(format, low, high, value.dtype)
+        scale, zero_point = np.float32(grid.scale), np.int64(grid.zero_point)
+        codes = format.encode(np.atleast_1d(numbers), scale, zero_point).reshape(numbers.shape)
+        pair = self._dequantized(
+            value, QuantizedTensor(format, codes.astype(format.numpy_dtype), scale, zero_point, 0), None
+        )
+        self.grids[id(pair)] = grid
+        return pair
+
     def _moved(self, value: ir.Value, format: IntFormat) -> Encoding | None:
         """The grid of the pair that `value` was moved from without change, if there is one of that format."""
         node = value.producer()
-        while is_op(node, *MOVES):
+        while is_op(node, *_CODE_MOVES):
             source = node.inputs[0]
             grid = self.grids.get(id(source))
             if grid is not None:
@@ -65,16 +84,19 @@ class QDQWriter:
         return None
 
     def _pair(self, value: ir.Value, grid: Encoding) -> ir.Value:
-        scale = self._scalar(value, "scale", np.float32(grid.scale))
+        kind = value.dtype.numpy()
+        scale = self._scalar(value, "scale", np.asarray(grid.scale, kind))
         zero_point = self._scalar(value, "zero_point", np.array(grid.zero_point, grid.format.numpy_dtype))
         codes, low = value, grid.format
         if low.levels:  # fewer levels than the type has: saturate before rounding
-            bounds = [self._scalar(value, name, np.float32(x)) for name, x in (("low", grid.low), ("high", grid.high))]
+            bounds = [
+                self._scalar(value, name, np.asarray(x, kind)) for name, x in (("low", grid.low), ("high", grid.high))
+            ]
             codes = self._append(value, "Clip", [value, *bounds], "clipped", value.dtype)
         codes = self._append(value, "QuantizeLinear", [codes, scale, zero_point], "codes", low.dtype)
         after = codes.producer()
         result = self._append(value, "DequantizeLinear", [codes, scale, zero_point], "dequantized", value.dtype, after)
-        self.grids[id(result)] = grid
+        self.grids[id(result)], self.sources[id(result)] = grid, value
         return result
 
     def _append(self, value, kind, inputs, suffix, dtype, after: ir.Node | None = None) -> ir.Value:
@@ -92,10 +114,14 @@ class QDQWriter:
         """Replace the node's float weight by DequantizeLinear over its codes."""
         value = node.inputs[plan.weight_index]
         node.replace_input_with(plan.weight_index, self._dequantized(value, note(node).solved, node))
+        self.discard(value)
+
+    def discard(self, value: ir.Value) -> None:
+        """Forget a constant that nothing reads any more."""
         drop_initializer(value)
         remove_unused([value.producer()])
 
-    def _dequantized(self, value: ir.Value, solved: QuantizedTensor, node: ir.Node) -> ir.Value:
+    def _dequantized(self, value: ir.Value, solved: QuantizedTensor, node: ir.Node | None) -> ir.Value:
         """`value` as DequantizeLinear makes it, in the graph that owns the float weight, before `node` if possible.
 
         A body must not hold it where the codes lie outside: ONNX Runtime's fusion then refuses to load the model
@@ -115,7 +141,7 @@ class QDQWriter:
         output = dequantize.outputs[0]
         output.name, output.shape, output.type = self._free(f"{value.name}_dequantized"), value.shape, value.type
         alone = all(use.node.graph is owner for use in value.uses())
-        owner.insert_before(node if alone else owner[0], dequantize)
+        owner.insert_before(node if alone and node is not None else owner[0], dequantize)
         self.stored[key] = output
         return output
 
@@ -130,8 +156,9 @@ class QDQWriter:
         ]
 
     def bias(self, node: ir.Node) -> None:
-        """int32 bias: scale = input scale × weight scale, zero point 0."""
+        """int32 bias: scale = input scale × weight scale, zero point 0. A norm's weight is an operand with a grid."""
         solved, grid = note(node).solved, self.grids[id(node.inputs[0])]
+        weight_scale = self.grids[id(node.inputs[1])].scale if solved is None else solved.scale
         value = node.inputs[2] if len(node.inputs) > 2 else None
         if value is None:
             value = self._initializer(
@@ -139,7 +166,9 @@ class QDQWriter:
             )
             node.resize_inputs(3)
             node.replace_input_with(2, value)
-        scale = np.asarray(solved.scale, np.float32) * np.float32(grid.scale)
+        scale = np.asarray(weight_scale, np.float32) * np.float32(grid.scale)
+        if scale.ndim:  # groups of a ConvTranspose share the scales of their channels
+            scale = np.tile(scale, array(value).shape[0] // scale.shape[0])
         bias = np.asarray(array(value), np.float64)
         limit = 2**31 - 1
         codes = np.clip(np.rint(bias / scale.astype(np.float64)), -limit, limit).astype(np.int32)
@@ -147,7 +176,7 @@ class QDQWriter:
         if scale.ndim:
             stored = dataclasses.replace(stored, format=dataclasses.replace(stored.format, granularity="channel"))
         node.replace_input_with(2, self._dequantized(value, stored, node))
-        drop_initializer(value)
+        self.discard(value)
 
     def guard_float_weights(self) -> Iterator[Change]:
         """Case 6: spell the DQ in front of a float-weight Conv so that no runtime quantizes the weight unasked."""
@@ -161,7 +190,7 @@ class QDQWriter:
             if not isinstance(channels, int):
                 continue
             pair, grid = value.producer(), self.grids[id(value)]
-            scale = self._initializer(f"{value.name}_scales", np.full(channels, grid.scale, np.float32))
+            scale = self._initializer(f"{value.name}_scales", np.full(channels, grid.scale, value.dtype.numpy()))
             zeros = np.full(channels, grid.zero_point, grid.format.numpy_dtype)
             zero_point = self._initializer(f"{value.name}_zero_points", zeros)
             inputs = [pair.inputs[0], scale, zero_point]

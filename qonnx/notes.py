@@ -28,6 +28,7 @@ REASONS: dict[str, str] = {
     "already-quantized": "already quantized in the input model",
     "custom-domain": "operator of another domain, left as it is",
     "shared-weight": "its weight is also used by an operator that needs it in float",
+    "float-neighbours": "stands between operators that stay in float",
     "subgraph": "inside a control-flow body or function where activations are not observed",
 }
 
@@ -52,7 +53,7 @@ class Note:
     folded: bool = False  # node: a norm whose channel ranges were judged                       (reparameterize)
     plan: Any = None  # node: qonnx.plan.Plan                                                          (assign)
     solved: Any = None  # node: qonnx.formats.QuantizedTensor of its weight                     (solve_weights)
-    corrected: bool = False  # node: its bias holds the correction                                 (correct_bias)
+    mean_error: Any = None  # node: [O], what quantization adds to its output on average           (correct_bias)
     fate: Fate | None = None  # node: its ledger line
     macs: int | None = None  # node: multiply-adds for one sample                                     (observe)
 

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
+import onnx_ir as ir
 
 from qonnx.formats import IntFormat
 
@@ -35,10 +37,29 @@ class Encoding:
         return self.format.decode(codes, np.float32(self.scale), np.int64(self.zero_point))
 
 
-def encoding(format: IntFormat, low: float, high: float) -> Encoding:
-    """The Encoding of `format` for values in [low, high]."""
+def encoding(format: IntFormat, low: float, high: float, dtype: ir.DataType | None = None) -> Encoding:
+    """The Encoding of `format` for values in [low, high] of type `dtype`.
+
+    Q/DQ of 16-bit floats take a scale of their type: it is rounded up to one, so that the range stays covered, and the
+    zero point follows it.
+    """
     scale, zero_point = format.scale_and_zero_point(np.float64(low), np.float64(high))
+    if dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
+        kind = dtype.numpy()
+        rounded = scale.astype(kind)
+        scale = rounded if rounded >= scale else np.nextafter(rounded, np.array(np.inf, kind))
+        if not format.symmetric:
+            zero_point = np.clip(np.rint(format.minimum - min(low, 0.0) / float(scale)), format.minimum, format.maximum)
     return Encoding(format, float(scale), int(zero_point))
+
+
+def union(grids: Sequence[Encoding]) -> Encoding:
+    """The one of `grids`, all of one format, that covers them all; else a new one."""
+    low, high = min(grid.low for grid in grids), max(grid.high for grid in grids)
+    for grid in grids:
+        if (grid.low, grid.high) == (low, high):
+            return grid
+    return encoding(grids[0].format, low, high)
 
 
 @dataclasses.dataclass(frozen=True)

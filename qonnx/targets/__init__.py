@@ -40,7 +40,9 @@ class Target:
         bias: "int32" (scale = input scale × weight scale) or "float".
         operators: operator types that run on integers here when weights are constant and inputs quantized.
         outputs: operator types whose output needs Q/DQ as well, for the runtime to fuse them.
-        elementwise: operator types quantized only between quantized neighbours (residual Add, …).
+        node_units: every operator that is listed anywhere here needs Q/DQ on all its inputs and outputs.
+        elementwise: operator types without weights that run on integers; without node units only between neighbours
+            that do.
         residual_add: "float", "both" or "one-branch": which inputs of a residual Add get Q/DQ.
         shared_scales: data-movement operators whose input and output must have one scale.
         fixed_ranges: operator type -> [low, high] of its output, whatever the data says.
@@ -67,6 +69,7 @@ class Target:
     bias: str
     operators: tuple[str, ...]
     outputs: tuple[str, ...] = ()
+    node_units: bool = False
     elementwise: tuple[str, ...] = ()
     residual_add: str = "float"
     shared_scales: tuple[str, ...] = ()

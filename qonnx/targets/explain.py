@@ -34,7 +34,8 @@ def sentences(target: Target) -> list[tuple[str, str]]:
             "outputs",
             f"Q/DQ follows {_list(target.outputs)}." if target.outputs else "No operator's output is quantized.",
         ),
-        ("elementwise", f"Quantized between quantized neighbours: {_list(target.elementwise)}."),
+        ("node units", "Every operator named here needs Q/DQ on all its inputs and outputs."),
+        ("elementwise", _elementwise(target)),
         ("residual Add", _RESIDUAL[target.residual_add]),
         ("same scale", f"Input and output of {_list(target.shared_scales)} have one scale."),
         ("one scale", f"Weights of {_list(target.tensor_only)} take one scale for the tensor."),
@@ -47,6 +48,7 @@ def sentences(target: Target) -> list[tuple[str, str]]:
         ("opset", f"{target.opset[0]} to {target.opset[1]}; results get {target.opset[1]}."),
     ]
     present = {
+        "node units": target.node_units,
         "elementwise": target.elementwise,
         "same scale": target.shared_scales,
         "one scale": target.tensor_only,
@@ -65,6 +67,11 @@ def numbers(number: Numbers) -> str:
 
 
 _HIGHER = {"a16": "16-bit activations", "float": "float"}
+
+
+def _elementwise(target: Target) -> str:
+    where = "Quantized" if target.node_units else "Quantized between quantized neighbours"
+    return f"{where}: {_list(target.elementwise)}."
 
 
 def _numbers(number: Numbers) -> str:
