@@ -64,9 +64,8 @@ def observe(
 
 
 def _options() -> ort.SessionOptions:
-    """Threads that wait without spinning: a third less processor time on a ViT, and no more wall time."""
+    """Nodes run as soon as they can, so that observers free their tensors at once."""
     options = ort.SessionOptions()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     return options
 

@@ -73,21 +73,25 @@ def convert(
     if settings.output is None or settings.dry_run:
         return Conversion(source, report.finish(None, model=source))
     save(source, settings.output, force=settings.force)
-    comparison = None
     if samples is not None:
+        seen = held_out is None or held_out is samples
+        if seen:
+            report = report.with_warning(
+                "the result was checked on the samples that it was calibrated with; give ten or more to hold some out"
+            )
         with timed("check") as step:
-            bounds = Bounds(min_sqnr=settings.min_sqnr, max_drop=settings.max_drop)
             comparison = compare(
                 model,
                 settings.output,
-                samples,
+                samples if seen else held_out,
                 threads=settings.threads,
                 libraries=settings.custom_op_library,
-                bounds=bounds,
+                bounds=Bounds(min_sqnr=settings.min_sqnr, max_drop=settings.max_drop),
+                **({"progress": progress.track} if hasattr(progress, "track") else {}),
             )
         report = report.with_step(step.record)
-    report = report.finish(settings.output, model=source, comparison=comparison)
-    return Conversion(source, report, settings.output)
+        return Conversion(source, report.finish(settings.output, model=source, comparison=comparison), settings.output)
+    return Conversion(source, report.finish(settings.output, model=source), settings.output)
 
 
 def check_output(settings: Settings, model: str | os.PathLike) -> None:

