@@ -116,12 +116,20 @@ def _open(
                 f"ONNX Runtime does not know the operator '{unknown.group(1)}'; "
                 "give the library that holds it with --custom-op-library"
             ) from error
+        missing = _NO_KERNEL.search(str(error))
+        if missing:
+            raise QonnxError(
+                f"ONNX Runtime has no kernel for {missing.group(1)} '{missing.group(2)}' with the types that it has "
+                "there (its CPU provider has next to none for bfloat16); convert without data, which quantizes weights "
+                "only, or export the model in float32 or float16"
+            ) from error
         raise QonnxError(f"ONNX Runtime cannot open the model: {_sentence(error)}") from error
 
 
 # On x86, ONNX Runtime 1.32 turns s8 activations into u8, and from opset 21 on fails over the copies of Q/DQ that it has
 # made behind data movement. Told to keep s8, it loads the model and computes the same.
 _SIGNED_MOVED = "output_dtype INT8 does not match y_zero_point type UINT8"
+_NO_KERNEL = re.compile(r"Could not find an implementation for (\w+)\(\d+\) node with name '([^']*)'")
 _UNKNOWN = re.compile(r"Fatal error: (\S+?)\(-?\d*\) is not a registered function/op|No Op registered for (\S+)")
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
-from models.tiny import TINY
+from models.tiny_texts import TEXTS
 from qonnx.errors import QonnxError
 from qonnx.formats import FORMATS
 from qonnx.notes import note
@@ -53,20 +54,10 @@ def test_a_type_that_the_target_does_not_take_is_refused_before_any_work():
 
 
 def test_attention_values_stay_float_with_a_reason_and_the_rest_does_not():
-    model = assigned(spelt_attention())
+    model = assigned(spelt(TEXTS["attention"]))
     assert fates(model)["o1"] == ("skipped", "accuracy")
     assert shown(model, "scores") == "u8 × u8"
-    assert plan(assigned(spelt_attention(), probabilities="quantize"), "o1") is not None
-
-
-def spelt_attention():
-    from qonnx.passes import SPELLING
-    from tests.test_pass_laws import make
-
-    model = TINY["attention"]()
-    for name in SPELLING:
-        make(name, model)(model)
-    return model
+    assert plan(assigned(spelt(TEXTS["attention"]), probabilities="quantize"), "o1") is not None
 
 
 @pytest.mark.parametrize(
@@ -260,8 +251,6 @@ def test_a_union_of_grids_is_the_widest_or_covers_all():
 
 @pytest.mark.parametrize("dtype", ["FLOAT16", "BFLOAT16"])
 def test_scales_of_short_floats_are_of_their_type_and_cover_the_range(dtype: str):
-    import onnx_ir as ir
-
     kind = ir.DataType[dtype]
     for low, high in ((-0.37, 1.91), (0.0, 6.0), (-3.3, 0.0)):
         for type in ("u8", "s8"):
