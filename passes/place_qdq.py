@@ -20,18 +20,25 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from qonnx.notes import done, note
+from qonnx.notes import done, note, skip
 from qonnx.passes.assign import output_of
+from qonnx.passes.assign_elementwise import WEIGHTED, elementwise_plan
 from qonnx.passes.base import Change, Pass
 from qonnx.passes.qdq_writer import QDQWriter, value_names
 from qonnx.passes.reparameterize import add_to_bias
 from qonnx.passes.rewire import bodies
 from qonnx.plan import Encoding, Plan
+from qonnx.targets import Target
 
 
 @dataclasses.dataclass
 class PlaceQDQ(Pass):
-    """Insert QuantizeLinear and DequantizeLinear where plans say; each planned node ends `done` in the ledger."""
+    """Insert QuantizeLinear and DequantizeLinear where plans say; each planned node ends `done` in the ledger.
+
+    With `target`, operators without weights whose neighbours have left integers since they were planned leave as well.
+    """
+
+    target: Target | None = None
 
     needs = ("solve_weights",)
     tolerance = None
@@ -39,9 +46,23 @@ class PlaceQDQ(Pass):
     def changes(self, model: ir.Model) -> Iterator[Change]:
         taken, stored = value_names(model), {}
         for graph in bodies(model):
+            if self.target is not None and not self.target.node_units:
+                yield from self._withdraw(graph)
             planned = [n for n in graph if isinstance(note(n).plan, Plan) and note(n).fate is None]
             if planned:
                 yield from self._place(graph, planned, QDQWriter(graph, taken, stored))
+
+    def _withdraw(self, graph: ir.Graph) -> Iterator[Change]:
+        for node in graph:
+            plan = note(node).plan
+            if not isinstance(plan, Plan) or node.op_type in WEIGHTED or plan.weight is not None or not plan.inputs:
+                continue
+            again = elementwise_plan(node, self.target, next(iter(plan.inputs.values())))
+            if isinstance(again, str) and note(node).fate is None:
+                note(node).plan = None
+                if again:
+                    skip(node, again)
+                yield Change(node.name or node.outputs[0].name, "left in float, as its neighbours are")
 
     def _place(self, graph: ir.Graph, planned: list[ir.Node], writer: QDQWriter) -> Iterator[Change]:
         for node in planned:

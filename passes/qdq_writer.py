@@ -184,10 +184,10 @@ class QDQWriter:
             value = node.inputs[0] if node.inputs else None
             if not is_op(node, *_SILENTLY_QUANTIZED) or id(value) not in self.grids or not _leads_to_q(node):
                 continue
-            if is_op(node.inputs[1].producer(), "DequantizeLinear") or value.shape is None or len(value.shape) < 2:
+            if is_op(node.inputs[1].producer(), "DequantizeLinear"):
                 continue
-            channels = value.shape[1]
-            if not isinstance(channels, int):
+            channels = _inputs_of(node)
+            if channels is None:
                 continue
             pair, grid = value.producer(), self.grids[id(value)]
             scale = self._initializer(f"{value.name}_scales", np.full(channels, grid.scale, value.dtype.numpy()))
@@ -235,6 +235,20 @@ def value_names(model: ir.Model) -> set[str]:
 def _channels(weight: QuantizedTensor) -> int:
     """Output channels of a convolution's weight [O, I, k…]."""
     return weight.codes.shape[0]
+
+
+def _inputs_of(node: ir.Node) -> int | None:
+    """Length of axis 1 of the input of a Conv, ConvTranspose or Gemm; None if it is not known."""
+    weight = node.inputs[1].shape
+    if weight is not None and isinstance(weight[0], int) and isinstance(weight[1], int):
+        if is_op(node, "ConvTranspose"):
+            return weight[0]
+        if is_op(node, "Conv"):
+            return weight[1] * node.attributes.get_int("group", 1)
+        if not node.attributes.get_int("transA", 0):
+            return weight[1 if node.attributes.get_int("transB", 0) else 0]
+    shape = node.inputs[0].shape
+    return shape[1] if shape is not None and len(shape) > 1 and isinstance(shape[1], int) else None
 
 
 def _leads_to_q(node: ir.Node) -> bool:

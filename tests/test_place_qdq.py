@@ -10,7 +10,7 @@ import pytest
 
 from models.tiny import inputs
 from models.tiny_texts import TEXTS
-from qonnx.lint import lint
+from qonnx.linter import lint
 from qonnx.notes import note
 from qonnx.passes.place_qdq import PlaceQDQ
 from qonnx.passes.protect import widen
@@ -263,19 +263,29 @@ def test_a_second_run_has_nothing_to_say():
 
 # ONNX Runtime quantizes the float weight of a Conv or Gemm that stands between DQ and Q.
 
-GUARDED = f"""{HEAD} g (float[B,8,6,6] x, float[8,8,1,1] w1, float[8,8,3,3] w2, float[8] b2, float[8,8,1,1] w3)
-    => (float[B,8,4,4] y) {{
-    a = Conv(x, w1)
-    middle = Conv(a, w2, b2)
-    y = Conv(middle, w3)
-}}"""
+FLOAT_MIDDLES = {
+    "Conv": "middle = Conv(a, w2, b2)",
+    "Conv without bias": "middle = Conv(a, w2)",
+    "Conv and Relu": "conv = Conv(a, w2, b2)\n middle = Relu(conv)",
+    "grouped Conv": "middle = Conv<group: int = 2>(a, w4, b2)",
+    "ConvTranspose": "middle = ConvTranspose(a, w2, b2)",
+}
 LEVELS = ("none", "basic", "extended", "all")
 
 
-def with_float_middle() -> ir.Model:
-    model = assigned(spelt(GUARDED), settings=Settings(nodes_to_exclude=("Conv_middle*",)))
-    weights = model.graph.initializers["w2"].const_value.numpy()
-    weights[...] *= np.geomspace(1, 100, 8, dtype=np.float32)[:, None, None, None]  # one scale for all ruins them
+def with_float_middle(name: str = "Conv") -> ir.Model:
+    """A layer kept in float between two integer ones; channels of its weight differ so much that one scale ruins it."""
+    text = f"""{HEAD} g (float[B,8,6,6] x, float[8,8,1,1] w1, float[8,8,3,3] w2, float[8] b2, float[8,8,1,1] w3,
+        float[8,4,3,3] w4) => (float[B,8,H,W] y) {{
+        a = Conv(x, w1)
+        {FLOAT_MIDDLES[name]}
+        y = Conv(middle, w3)
+    }}"""
+    settings = Settings(nodes_to_exclude=("Conv_middle*", "Conv_conv*") if "Transpose" not in name else ("ConvTr*",))
+    model = assigned(spelt(text), settings=settings)
+    layer = next(n for n in model.graph if note(n).fate is not None)
+    weights = layer.inputs[1].const_value.numpy()
+    weights[...] *= np.geomspace(1, 100, 8, dtype=np.float32)[:, None, None, None]
     SolveWeights()(model)
     return model
 
@@ -287,11 +297,14 @@ def worst(model: ir.Model) -> float:
     return max(float(np.abs(results[0] - other).max()) for other in results[1:]) / step
 
 
-def test_a_float_convolution_between_dq_and_q_means_the_same_at_every_level():
+@pytest.mark.parametrize("name", FLOAT_MIDDLES)
+def test_a_float_layer_between_dq_and_q_means_the_same_at_every_level(name: str):
     """Up to one step of the last grid: integer kernels round ties of products otherwise."""
-    model = with_float_middle()
+    model = with_float_middle(name)
     PlaceQDQ()(model)
-    assert node_of(model, "middle").inputs[1].const_value.dtype == ir.DataType.FLOAT
+    layer = next(n for n in model.graph if note(n).fate is not None and note(n).fate.state == "skipped")
+    assert layer.inputs[1].const_value.dtype == ir.DataType.FLOAT
+    assert made_by(layer, 0) == "DequantizeLinear"
     assert worst(model) <= 1.001
     assert not [one for one in lint(model, target("ort-cpu")) if one.severity == "error"]
 
@@ -320,3 +333,16 @@ def test_the_guarded_graph_opens_at_every_level(optimization: str):
     model = with_float_middle()
     PlaceQDQ()(model)
     session(model, optimization=optimization)
+
+
+def test_what_stood_between_integers_leaves_with_them():
+    """A layer that is put back into float takes the residual rule of the Add behind it along."""
+    from tests.test_assign import RESIDUAL
+
+    for back, expected in ((None, "DequantizeLinear"), ("c2", "Relu")):
+        model = assigned(spelt(RESIDUAL), "tensorrt")
+        if back is not None:
+            note(node_of(model, back)).plan = None
+        SolveWeights()(model)
+        PlaceQDQ(target("tensorrt"))(model)
+        assert made_by(node_of(model, "s"), 1) == expected
