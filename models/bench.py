@@ -40,7 +40,7 @@ OURS: dict[str, dict[str, str | int]] = {
 }
 _CONVERT = """
 import json, sys
-from qonnx.convert import convert
+from qonnx.conversion import convert
 from qonnx.model import save
 model, data, output, options = sys.argv[1:]
 save(convert(model, data=data, **json.loads(options)).model, output, force=True)

@@ -7,7 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from qonnx.inspect import Inspection
+from qonnx.inspection import Inspection
 from qonnx.wording import percent, short, size
 
 LARGEST = 12

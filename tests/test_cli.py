@@ -297,7 +297,7 @@ def test_interruption_leaves_nothing_behind(here, monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("qonnx.convert.save", interrupted)
+    monkeypatch.setattr("qonnx.conversion.save", interrupted)
     assert main(["convert", "model.onnx"]) == 130
     assert capsys.readouterr().err.endswith("qonnx: interrupted\n")
     assert written(here) == set()
@@ -307,7 +307,7 @@ def test_a_full_disk_is_one_sentence(here, monkeypatch, capsys):
     def full(*_, **__):
         raise OSError(28, "No space left on device", "q.onnx")
 
-    monkeypatch.setattr("qonnx.convert.save", full)
+    monkeypatch.setattr("qonnx.conversion.save", full)
     assert main(["convert", "model.onnx", "-o", "q.onnx"]) == 2
     assert "qonnx: 'q.onnx': No space left on device" in capsys.readouterr().err
 

@@ -22,7 +22,7 @@ ORDER = (
     "qonnx.targets",
     "qonnx.passes",
     "qonnx.recipe",
-    "qonnx.convert",
+    "qonnx.conversion",
     "qonnx.__main__",
 )
 VAGUE = ("utils", "util", "helpers", "helper", "common", "misc", "tools", "stuff")

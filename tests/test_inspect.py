@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from qonnx import inspect_terminal
-from qonnx.inspect import inspect
+from qonnx.inspection import inspect
 from qonnx.targets import TARGETS
 
 MODEL = """<ir_version: 10, opset_import: ["": 21, "their.domain": 1], producer_name: "me">

@@ -11,8 +11,8 @@ from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from qonnx.__main__ import main
-from qonnx.lint import RULES, lint
-from qonnx.lint.view import View
+from qonnx.linter import RULES, lint
+from qonnx.linter.view import View
 from qonnx.targets import TARGETS
 
 # u8 activations, s8 weight by channel, int32 bias (0.5 · 0.25 and 0.5 · 0.125), output quantized: sound on ort-cpu.

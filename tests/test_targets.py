@@ -9,8 +9,8 @@ import pytest
 from qonnx.__main__ import main
 from qonnx.errors import QonnxError
 from qonnx.formats import FORMATS
-from qonnx.lint import RULES
-from qonnx.lint.grids import TYPE_OPSET
+from qonnx.linter import RULES
+from qonnx.linter.grids import TYPE_OPSET
 from qonnx.soundness import OPSETS
 from qonnx.targets import TARGETS, read_target, target
 from qonnx.targets.conditions import NAMES, check, holds, sizes

@@ -12,7 +12,7 @@ from qonnx.cli.ending import finish
 from qonnx.cli.parser import Parser, add_data, add_settings, given_settings
 from qonnx.cli.progress import ticking
 from qonnx.cli.screen import screen, table
-from qonnx.convert import convert
+from qonnx.conversion import convert
 from qonnx.errors import QonnxError
 from qonnx.ledger import explain
 from qonnx.report import Report

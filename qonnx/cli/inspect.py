@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from qonnx.cli.parser import Parser
 from qonnx.cli.screen import screen, table
-from qonnx.inspect import inspect
+from qonnx.inspection import inspect
 from qonnx.inspect_terminal import render
 from qonnx.model import load, nodes
 from qonnx.selection import check_patterns, first_match, names

@@ -11,7 +11,7 @@ from rich.markup import escape
 from qonnx.cli.parser import Parser
 from qonnx.cli.screen import screen, table
 from qonnx.errors import QonnxError
-from qonnx.lint import RULES, Finding, lint, rule
+from qonnx.linter import RULES, Finding, lint, rule
 from qonnx.model import load
 from qonnx.records import to_plain
 from qonnx.targets import TARGETS, target

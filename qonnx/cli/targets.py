@@ -7,7 +7,7 @@ import json
 
 from qonnx.cli.parser import Parser
 from qonnx.cli.screen import screen, table
-from qonnx.lint import RULES
+from qonnx.linter import RULES
 from qonnx.records import to_plain
 from qonnx.targets import TARGETS, Target, target
 from qonnx.targets.explain import numbers, sentences

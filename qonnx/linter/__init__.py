@@ -8,9 +8,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from qonnx.errors import QonnxError
-from qonnx.lint import grids, placement
-from qonnx.lint.finding import Finding, Rule
-from qonnx.lint.view import View, name_of
+from qonnx.linter import grids, placement
+from qonnx.linter.finding import Finding, Rule
+from qonnx.linter.view import View, name_of
 from qonnx.options import nearest
 from qonnx.targets import Target
 

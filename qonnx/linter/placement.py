@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from qonnx.lint.view import MOVES, WEIGHTED, View, is_constant, through_activation
+from qonnx.linter.view import MOVES, WEIGHTED, View, is_constant, through_activation
 from qonnx.model import constant
 from qonnx.targets import Target
 from qonnx.targets.conditions import holds, sizes

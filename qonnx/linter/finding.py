@@ -8,7 +8,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from qonnx.lint.view import View
+from qonnx.linter.view import View
 from qonnx.targets import Target
 
 Severity = Literal["error", "warning", "hint"]

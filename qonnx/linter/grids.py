@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from qonnx.lint.view import WEIGHTED, Linear, View, channel_axis, is_constant
+from qonnx.linter.view import WEIGHTED, Linear, View, channel_axis, is_constant
 from qonnx.model import constant
 from qonnx.targets import Target
 
