@@ -268,6 +268,9 @@ FLOAT_MIDDLES = {
     "Conv without bias": "middle = Conv(a, w2)",
     "Conv and Relu": "conv = Conv(a, w2, b2)\n middle = Relu(conv)",
     "grouped Conv": "middle = Conv<group: int = 2>(a, w4, b2)",
+    "Conv behind a pooled value": "m = MaxPool<kernel_shape: ints = [2,2]>(a)\n middle = Conv(m, w2, b2)",
+    "Conv behind a transposed value": "m = Transpose<perm: ints = [0,1,3,2]>(a)\n middle = Conv(m, w2, b2)",
+    "Conv in front of pooling": "c = Conv(a, w2, b2)\n middle = MaxPool<kernel_shape: ints = [2,2]>(c)",
     "ConvTranspose": "middle = ConvTranspose(a, w2, b2)",
 }
 LEVELS = ("none", "basic", "extended", "all")
@@ -281,7 +284,9 @@ def with_float_middle(name: str = "Conv") -> ir.Model:
         {FLOAT_MIDDLES[name]}
         y = Conv(middle, w3)
     }}"""
-    settings = Settings(nodes_to_exclude=("Conv_middle*", "Conv_conv*") if "Transpose" not in name else ("ConvTr*",))
+    settings = Settings(
+        nodes_to_exclude=("Conv_middle*", "Conv_conv*", "Conv_c_*") if "Transpose" not in name else ("ConvTr*",)
+    )
     model = assigned(spelt(text), settings=settings)
     layer = next(n for n in model.graph if note(n).fate is not None)
     weights = layer.inputs[1].const_value.numpy()
