@@ -11,8 +11,8 @@ import pytest
 
 from models import digits, pages, photos, real, text_lines
 from models.tiny import TINY, build, inputs
-from qonnx.convert import convert
-from qonnx.lint import lint
+from qonnx.conversion import convert
+from qonnx.linter import lint
 from qonnx.model import load
 from qonnx.notes import note
 from qonnx.passes.assign import ELIGIBLE
