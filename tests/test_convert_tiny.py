@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from models.tiny import TINY, build, inputs
-from qonnx.convert import convert
+from qonnx.conversion import convert
 from qonnx.errors import BoundBroken, QonnxError
 from qonnx.ledger import ledger
 from qonnx.model import load
