@@ -74,12 +74,16 @@ class QDQWriter:
 
     def _moved(self, value: ir.Value, format: IntFormat) -> Encoding | None:
         """The grid of the pair that `value` was moved from without change, if there is one of that format."""
+        grid = self._source(value)
+        return grid if grid is not None and grid.format == format else None
+
+    def _source(self, value: ir.Value) -> Encoding | None:
+        """The grid of the pair that `value` was moved from without change."""
         node = value.producer()
         while is_op(node, *_CODE_MOVES):
             source = node.inputs[0]
-            grid = self.grids.get(id(source))
-            if grid is not None:
-                return grid if grid.format == format else None
+            if id(source) in self.grids:
+                return self.grids[id(source)]
             node = source.producer()
         return None
 
@@ -179,17 +183,19 @@ class QDQWriter:
         self.discard(value)
 
     def guard_float_weights(self) -> Iterator[Change]:
-        """Case 6: spell the DQ in front of a float-weight Conv so that no runtime quantizes the weight unasked."""
+        """Case 6: spell the DQ in front of a float-weight Conv so that no runtime quantizes the weight unasked.
+
+        ONNX Runtime carries Q/DQ through data movement before it looks for its pattern, so a moved value gets a pair of
+        its own here, on the same grid.
+        """
         for node in list(self.graph):
-            value = node.inputs[0] if node.inputs else None
-            if not is_op(node, *_SILENTLY_QUANTIZED) or id(value) not in self.grids or not _leads_to_q(node):
+            if not is_op(node, *_SILENTLY_QUANTIZED) or is_op(node.inputs[1].producer(), "DequantizeLinear"):
                 continue
-            if is_op(node.inputs[1].producer(), "DequantizeLinear"):
+            value, channels = node.inputs[0], _inputs_of(node)
+            grid = self.grids.get(id(value)) or self._source(value)
+            if grid is None or channels is None or is_constant(value) or not _leads_to_q(node):
                 continue
-            channels = _inputs_of(node)
-            if channels is None:
-                continue
-            pair, grid = value.producer(), self.grids[id(value)]
+            pair = value.producer() if id(value) in self.grids else self._pair(value, grid).producer()
             scale = self._initializer(f"{value.name}_scales", np.full(channels, grid.scale, value.dtype.numpy()))
             zeros = np.full(channels, grid.zero_point, grid.format.numpy_dtype)
             zero_point = self._initializer(f"{value.name}_zero_points", zeros)
@@ -201,6 +207,9 @@ class QDQWriter:
             output.name, output.shape, output.type = self._free(f"{value.name}_guard"), value.shape, value.type
             self.graph.insert_after(pair, twin)
             node.replace_input_with(0, output)
+            if not pair.outputs[0].uses() and not pair.outputs[0].is_graph_output():
+                del self.grids[id(pair.outputs[0])]
+                remove_unused([pair])
             yield Change(node.name or node.outputs[0].name, "guarded against silent weight quantization")
 
     def _scalar(self, value: ir.Value, what: str, data) -> ir.Value:
@@ -252,13 +261,8 @@ def _inputs_of(node: ir.Node) -> int | None:
 
 
 def _leads_to_q(node: ir.Node) -> bool:
-    """Whether nothing but Relu or Clip stands between the node and a QuantizeLinear, its only reader."""
-    while True:
-        uses = node.outputs[0].uses()
-        if len(uses) != 1 or node.outputs[0].is_graph_output():
-            return False
-        node = uses[0].node
-        if is_op(node, "QuantizeLinear"):
+    """Whether a QuantizeLinear reads what the node makes, behind Relu, Clip and data movement."""
+    for user in (user for value in node.outputs for user in value.consumers()):
+        if is_op(user, "QuantizeLinear") or (is_op(user, "Relu", "Clip", *_CODE_MOVES) and _leads_to_q(user)):
             return True
-        if not is_op(node, "Relu", "Clip"):
-            return False
+    return False
