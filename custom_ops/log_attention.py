@@ -14,6 +14,8 @@ import numpy as np
 from qonnx.errors import QonnxError
 
 OPERATOR = "LogAttention"
+INPUTS = ("scores", "value", "value_scale", "table")
+ATTRIBUTES = ("codes_per_octave",)
 _LOG2_E = np.float32(1.44269504)
 
 # Every row: the spoiled (NaN, +∞) are NaN at the end, the wholly masked 0.

@@ -17,7 +17,8 @@ constexpr int kRows = 2, kVectors = 4;
 #endif
 
 template <int rows, int vectors>
-void tile(const float* a, size_t a_stride, const float* b, size_t b_stride, size_t count, bool add, float* y, size_t y_stride) {
+void tile(const float* a, size_t a_stride, const float* b, size_t b_stride, size_t count, bool add, float* y,
+          size_t y_stride) {
   Vector sum[rows][vectors];
 #pragma GCC unroll 6
   for (int r = 0; r < rows; ++r)
@@ -53,22 +54,26 @@ void strip(const float* a, size_t a_stride, const float* b, size_t b_stride, siz
   for (; c < columns; c += kVectorLanes) tile<rows, 1>(a, a_stride, b + c, b_stride, count, add, y + c, y_stride);
 }
 
+// Terms of the sum that are taken at once: so much of B stays in the L1 cache while all rows pass over it.
+constexpr size_t kCachedNumbers = 6144;
+
 void multiply(const float* a, size_t a_stride, const float* b, size_t b_stride, size_t count, size_t rows,
               size_t columns, bool add, float* y, size_t y_stride) {
-  while (rows) {
-    size_t taken = kRows;
-    if (rows >= kRows) {
-      strip<kRows>(a, a_stride, b, b_stride, count, columns, add, y, y_stride);
-    } else if (kRows > 2 && rows >= 3) {
-      taken = 3;
-      strip<3>(a, a_stride, b, b_stride, count, columns, add, y, y_stride);
-    } else {
-      taken = 1;
-      strip<1>(a, a_stride, b, b_stride, count, columns, add, y, y_stride);
+  const size_t most = columns < kCachedNumbers / 16 ? kCachedNumbers / columns : 16;
+  for (size_t first = 0; first == 0 || first < count; first += most) {
+    const size_t terms = count - first < most ? count - first : most;
+    const bool more = add || first > 0;
+    const float *from = a + first, *term = b + first * b_stride;
+    float* to = y;
+    for (size_t left = rows; left;) {
+      const size_t taken = left >= kRows ? kRows : left >= 3 && kRows > 3 ? 3 : 1;
+      if (taken == kRows) strip<kRows>(from, a_stride, term, b_stride, terms, columns, more, to, y_stride);
+      else if (taken == 3) strip<3>(from, a_stride, term, b_stride, terms, columns, more, to, y_stride);
+      else strip<1>(from, a_stride, term, b_stride, terms, columns, more, to, y_stride);
+      left -= taken;
+      from += taken * a_stride;
+      to += taken * y_stride;
     }
-    rows -= taken;
-    a += taken * a_stride;
-    y += taken * y_stride;
   }
 }
 

@@ -1,4 +1,5 @@
-// LogAttention: Y = weights · V / Σ weights, weights from a logarithmic code of the distance to the row's largest score.
+// LogAttention: Y = weights · V / Σ weights, weights from a logarithmic code of the distance to the row's largest
+// score.
 //
 // Inputs: scores [..., M, N] (scaled and masked; −∞ is a masked place); value [..., N, D], of the type of the scores or
 // int8; value_scale float32 [1] or [D]; table float32 [levels], the weight of each code. Attribute codes_per_octave.
@@ -27,7 +28,7 @@ QONNX_BY_TIER(LogAttentionKernels, log_attention_kernels)
 
 namespace {
 
-constexpr size_t kBlockRows = 12;  // rows of scores whose weights are computed together
+constexpr size_t kBlockRows = 24;  // rows of scores whose weights are computed together
 constexpr size_t kTasks = 32;
 
 size_t padded_to(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
@@ -98,8 +99,8 @@ class LogAttention {
     Job job;
     const std::vector<int64_t> shape = plan(scores, value, job);
     if (scale.count != 1 && scale.count != job.d)
-      throw Error(who_ + "value_scale has shape " + shape_text(scale.shape) + ", but one number or D=" +
-                  std::to_string(job.d) + " of them are wanted");
+      throw Error(who_ + "value_scale has shape " + shape_text(scale.shape) +
+                  ", but one number or D=" + std::to_string(job.d) + " of them are wanted");
     job.scores = scores.data;
     job.value = value.data;
     job.y = context.output(0, shape);
@@ -128,7 +129,8 @@ class LogAttention {
 
   LogTable table_of(const Tensor& tensor) const {
     if (tensor.count < 2 || tensor.count > kMaxLevels || tensor.type != Type::float32)
-      throw Error(who_ + "table has shape " + shape_text(tensor.shape) + ", but float32 of 2 to 256 weights are wanted");
+      throw Error(who_ + "table has shape " + shape_text(tensor.shape) +
+                  ", but float32 of 2 to 256 weights are wanted");
     LogTable table{};
     table.factor = codes_per_octave_ * 1.44269504f;
     table.levels = static_cast<int>(tensor.count);
@@ -152,7 +154,8 @@ class LogAttention {
     size_t batches = 1;
     job.value_matrices = 1;
     for (size_t i = 0; i + 2 < rank; ++i) {
-      if (s[i] != v[i] && s[i] != 1 && v[i] != 1) throw Error(who_ + shapes + " do not broadcast in dimension " + std::to_string(i));
+      if (s[i] != v[i] && s[i] != 1 && v[i] != 1)
+        throw Error(who_ + shapes + " do not broadcast in dimension " + std::to_string(i));
       y[i] = s[i] == 1 ? v[i] : s[i];
       batches *= static_cast<size_t>(y[i]);
       job.value_matrices *= static_cast<size_t>(v[i]);
@@ -183,7 +186,8 @@ class LogAttention {
 
   void widen(const void* x, float* y, size_t n) const {
     if constexpr (type == Type::float32) std::memcpy(y, x, n * sizeof(float));
-    else (type == Type::float16 ? numbers_.from_float16 : numbers_.from_bfloat16)(static_cast<const uint16_t*>(x), y, n);
+    else
+      (type == Type::float16 ? numbers_.from_float16 : numbers_.from_bfloat16)(static_cast<const uint16_t*>(x), y, n);
   }
 
   // Row `row` of a matrix of scores as float32, in place where it is that already.
@@ -213,7 +217,7 @@ class LogAttention {
   void finish(const Job& job, float* sums, float sum, char* to) const {
     const float inverse = sum > 0 ? 1 / sum : std::isnan(sum) ? sum : 1;
     float* y = type == Type::float32 ? reinterpret_cast<float*>(to) : sums;
-    for (size_t c = 0; c < job.d; ++c) y[c] = sums[c] * inverse * job.scale[c];
+    kernels_.finish(sums, inverse, job.scale.data(), job.d, y);
     if constexpr (type != Type::float32)
       (type == Type::float16 ? numbers_.to_float16 : numbers_.to_bfloat16)(y, reinterpret_cast<uint16_t*>(to), job.d);
   }
@@ -225,24 +229,27 @@ class LogAttention {
     const bool direct = type == Type::float32 && !job.integers && job.padded == job.d;
     const size_t tasks = tasks_of(job), stride = padded_to(job.n, 16), packed_size = direct ? 0 : job.n * job.padded;
     const size_t own = kBlockRows * (stride + job.padded) + stride;
-    Scratch::Loan loan(scratch_, Scratch::size_of<float>(job.value_matrices * packed_size) + Scratch::size_of<float>(tasks * own));
+    Scratch::Loan loan(
+        scratch_, Scratch::size_of<float>(job.value_matrices * packed_size) + Scratch::size_of<float>(tasks * own));
     float* packed = loan.next<float>(job.value_matrices * packed_size);
     float* space = loan.next<float>(tasks * own);
     if (!direct)
       context.parallel(job.value_matrices, [&](size_t matrix) {
         float* to = packed + matrix * packed_size;
         for (size_t row = matrix * job.n; row < (matrix + 1) * job.n; ++row, to += job.padded) {
-          if (job.integers) for (size_t c = 0; c < job.d; ++c) to[c] = static_cast<const int8_t*>(job.value)[row * job.d + c];
+          if (job.integers) kernels_.widen_bytes(static_cast<const int8_t*>(job.value) + row * job.d, job.d, to);
           else widen(static_cast<const char*>(job.value) + row * job.d * kSize, to, job.d);
           std::fill(to + job.d, to + job.padded, 0.0f);
         }
       });
     const float* values = direct ? static_cast<const float*>(job.value) : packed;
     for_blocks(context, job, tasks, [&](size_t task, size_t batch, size_t first, size_t rows) {
-      float *weights = space + task * own, *sums = weights + kBlockRows * stride, *wide = sums + kBlockRows * job.padded;
+      float *weights = space + task * own, *sums = weights + kBlockRows * stride,
+            *wide = sums + kBlockRows * job.padded;
       float totals[kBlockRows];
       for (size_t r = 0; r < rows; ++r)
-        totals[r] = kernels_.weigh(table, scores_of(job, job.score_matrix[batch], first + r, wide), job.n, weights + r * stride);
+        totals[r] = kernels_.weigh(table, scores_of(job, job.score_matrix[batch], first + r, wide), job.n,
+                                   weights + r * stride);
       product_.multiply(weights, stride, values + job.value_matrix[batch] * job.n * job.padded, job.padded, job.n, rows,
                         job.padded, false, sums, job.padded);
       for (size_t r = 0; r < rows; ++r) finish(job, sums + r * job.padded, totals[r], row_of(job, batch, first + r));
@@ -252,8 +259,8 @@ class LogAttention {
   void run_bytes(Context& context, const LogTable& table, const Job& job) {
     const size_t tasks = tasks_of(job), stride = padded_to(job.n, 16), packed_size = padded_to(job.n, 4) * job.padded;
     const size_t own = kBlockRows * 2 * stride, floats = kBlockRows * job.padded + stride;
-    Scratch::Loan loan(scratch_, Scratch::size_of<int8_t>(job.value_matrices * packed_size) + Scratch::size_of<uint8_t>(tasks * own) +
-                                     Scratch::size_of<float>(tasks * floats));
+    Scratch::Loan loan(scratch_, Scratch::size_of<int8_t>(job.value_matrices * packed_size) +
+                                     Scratch::size_of<uint8_t>(tasks * own) + Scratch::size_of<float>(tasks * floats));
     int8_t* packed = loan.next<int8_t>(job.value_matrices * packed_size);
     uint8_t* space = loan.next<uint8_t>(tasks * own);
     float* float_space = loan.next<float>(tasks * floats);

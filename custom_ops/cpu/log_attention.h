@@ -19,8 +19,8 @@ constexpr size_t kLongestByteRow = 65536;  // 255 · 128 · this fits in 31 bits
 struct LogTable {
   float factor;  // codes per octave · log2 e
   int levels;
-  int period;    // 0 when the table does not repeat
-  bool bytes;    // high and low are filled in
+  int period;  // 0 when the table does not repeat
+  bool bytes;  // high and low are filled in
   float high_unit, low_unit;
   alignas(64) float weight[kMaxLevels];
   alignas(16) uint8_t high[16], low[16];
@@ -32,6 +32,9 @@ struct LogAttentionKernels {
   float (*weigh)(const LogTable& table, const float* scores, size_t n, float* weights);
   // The same as bytes: high and low by code, filled up with 0 to a multiple of 16. Needs table.bytes.
   float (*weigh_bytes)(const LogTable& table, const float* scores, size_t n, uint8_t* high, uint8_t* low);
+  // y = sums · factor · scale, d numbers.
+  void (*finish)(const float* sums, float factor, const float* scale, size_t d, float* y);
+  void (*widen_bytes)(const int8_t* x, size_t n, float* y);
   // int8 [n, d] as [n / 4][padded d][4], filled up with 0; padded d is a multiple of 16.
   void (*pack_bytes)(const int8_t* value, size_t n, size_t d, size_t padded, int8_t* packed);
   // y[r, c] = high_unit · Σ_n high[r, n] · v[n, c] + low_unit · Σ_n low[r, n] · v[n, c]; rows of high and low lie

@@ -20,22 +20,30 @@ struct Peak {
 
 static inline __mmask16 first_lanes(size_t n) { return n >= 16 ? 0xffff : static_cast<__mmask16>((1u << n) - 1); }
 
+// Four chains at a time: rows are short, and a maximum takes four cycles.
 Peak peak_of(const float* x, size_t n) {
   const __m512 infinity = _mm512_set1_ps(kInfinity), none = _mm512_set1_ps(-kInfinity);
-  __m512 largest = none;
+  __m512 largest[4] = {none, none, none, none};
   __mmask16 spoiled = 0;
-  for (size_t i = 0; i < n; i += 16) {
-    const __m512 v = _mm512_mask_loadu_ps(none, first_lanes(n - i), x + i);
-    largest = _mm512_max_ps(largest, v);
+  auto take = [&](__m512& into, __m512 v) {
+    into = _mm512_max_ps(into, v);
     spoiled |= _mm512_cmp_ps_mask(v, infinity, _CMP_NLT_UQ);
-  }
-  return {_mm512_reduce_max_ps(largest), spoiled != 0};
+  };
+  size_t i = 0;
+  for (; i + 64 <= n; i += 64)
+#pragma GCC unroll 4
+    for (size_t j = 0; j < 4; ++j) take(largest[j], _mm512_loadu_ps(x + i + 16 * j));
+  for (; i < n; i += 16) take(largest[0], _mm512_mask_loadu_ps(none, first_lanes(n - i), x + i));
+  const __m512 two = _mm512_max_ps(_mm512_max_ps(largest[0], largest[1]), _mm512_max_ps(largest[2], largest[3]));
+  return {_mm512_reduce_max_ps(two), spoiled != 0};
 }
 
 struct Codes {
   __m512 largest, factor, last;
   explicit Codes(const LogTable& table, float top)
-      : largest(_mm512_set1_ps(top)), factor(_mm512_set1_ps(table.factor)), last(_mm512_set1_ps(static_cast<float>(table.levels - 1))) {}
+      : largest(_mm512_set1_ps(top)),
+        factor(_mm512_set1_ps(table.factor)),
+        last(_mm512_set1_ps(static_cast<float>(table.levels - 1))) {}
   __m512i of(__m512 x) const {
     return _mm512_cvtps_epi32(_mm512_min_ps(_mm512_mul_ps(_mm512_sub_ps(largest, x), factor), last));
   }
@@ -44,14 +52,22 @@ struct Codes {
 template <class LookUp>
 float weigh_by(const LogTable& table, float top, const float* x, size_t n, float* weights, LookUp&& look_up) {
   const Codes codes(table, top);
-  __m512 sum = _mm512_setzero_ps();
-  for (size_t i = 0; i < n; i += 16) {
+  __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+  size_t i = 0;
+  for (; i + 32 <= n; i += 32)
+#pragma GCC unroll 2
+    for (size_t j = 0; j < 2; ++j) {
+      const __m512 w = look_up(codes.of(_mm512_loadu_ps(x + i + 16 * j)));
+      _mm512_storeu_ps(weights + i + 16 * j, w);
+      sum[j] = _mm512_add_ps(sum[j], w);
+    }
+  for (; i < n; i += 16) {
     const __mmask16 lanes = first_lanes(n - i);
     const __m512 w = _mm512_maskz_mov_ps(lanes, look_up(codes.of(_mm512_maskz_loadu_ps(lanes, x + i))));
     _mm512_mask_storeu_ps(weights + i, lanes, w);
-    sum = _mm512_add_ps(sum, w);
+    sum[0] = _mm512_add_ps(sum[0], w);
   }
-  return _mm512_reduce_add_ps(sum);
+  return _mm512_reduce_add_ps(_mm512_add_ps(sum[0], sum[1]));
 }
 
 float weigh_row(const LogTable& table, float top, const float* x, size_t n, float* weights) {
@@ -76,16 +92,26 @@ float weigh_bytes_row(const LogTable& table, float top, const float* x, size_t n
   const __m512 first = _mm512_load_ps(table.weight);
   const __m128i high_of = _mm_load_si128(reinterpret_cast<const __m128i*>(table.high));
   const __m128i low_of = _mm_load_si128(reinterpret_cast<const __m128i*>(table.low));
-  __m512 sum = _mm512_setzero_ps();
-  for (size_t i = 0; i < n; i += 16) {
+  __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+  size_t i = 0;
+  for (; i + 32 <= n; i += 32)
+#pragma GCC unroll 2
+    for (size_t j = 0; j < 2; ++j) {
+      const __m512i code = codes.of(_mm512_loadu_ps(x + i + 16 * j));
+      sum[j] = _mm512_add_ps(sum[j], _mm512_permutexvar_ps(code, first));
+      const __m128i bytes = _mm512_cvtepi32_epi8(code);
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(high + i + 16 * j), _mm_shuffle_epi8(high_of, bytes));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(low + i + 16 * j), _mm_shuffle_epi8(low_of, bytes));
+    }
+  for (; i < n; i += 16) {
     const __mmask16 lanes = first_lanes(n - i);
     const __m512i code = codes.of(_mm512_maskz_loadu_ps(lanes, x + i));
-    sum = _mm512_mask_add_ps(sum, lanes, sum, _mm512_permutexvar_ps(code, first));
+    sum[0] = _mm512_mask_add_ps(sum[0], lanes, sum[0], _mm512_permutexvar_ps(code, first));
     const __m128i bytes = _mm512_cvtepi32_epi8(code);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(high + i), _mm_maskz_mov_epi8(lanes, _mm_shuffle_epi8(high_of, bytes)));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(low + i), _mm_maskz_mov_epi8(lanes, _mm_shuffle_epi8(low_of, bytes)));
   }
-  return _mm512_reduce_add_ps(sum);
+  return _mm512_reduce_add_ps(_mm512_add_ps(sum[0], sum[1]));
 }
 
 #else
@@ -151,6 +177,14 @@ float weigh_bytes(const LogTable& table, const float* scores, size_t n, uint8_t*
   return peak.spoiled ? std::numeric_limits<float>::quiet_NaN() : 0;
 }
 
+void finish(const float* sums, float factor, const float* scale, size_t d, float* y) {
+  for (size_t c = 0; c < d; ++c) y[c] = sums[c] * factor * scale[c];
+}
+
+void widen_bytes(const int8_t* x, size_t n, float* y) {
+  for (size_t i = 0; i < n; ++i) y[i] = x[i];
+}
+
 void pack_bytes(const int8_t* value, size_t n, size_t d, size_t padded, int8_t* packed) {
   for (size_t i = 0; i < n; i += 4, packed += 4 * padded) {
     size_t c = 0;
@@ -173,42 +207,55 @@ void pack_bytes(const int8_t* value, size_t n, size_t d, size_t padded, int8_t* 
 
 #if defined(__AVX512VNNI__)
 
+// Sums are of this type: GCC keeps an array of __m512i in memory, its casts to and fro get in the way.
+typedef int32_t Sums __attribute__((vector_size(64)));
+
+static inline Sums dot(Sums sum, __m512i weights, __m512i values) {
+  return reinterpret_cast<Sums>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), weights, values));
+}
+
 // `rows` rows by `tiles` tiles of 16 columns, two sums each.
 template <int rows, int tiles>
-void byte_tile(const LogTable& table, const uint8_t* high, const uint8_t* low, size_t stride, const int8_t* packed, size_t n,
-               size_t padded, float* y) {
-  __m512i sum[rows][tiles][2];
+void byte_tile(const LogTable& table, const uint8_t* high, const uint8_t* low, size_t stride, const int8_t* packed,
+               size_t n, size_t padded, float* y) {
+  Sums of_high[rows][tiles], of_low[rows][tiles];
 #pragma GCC unroll 6
   for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
-    for (int t = 0; t < tiles; ++t) sum[r][t][0] = sum[r][t][1] = _mm512_setzero_si512();
+    for (int t = 0; t < tiles; ++t) of_high[r][t] = of_low[r][t] = Sums{};
+  auto four = [](const uint8_t* weights) {
+    int32_t x;
+    memcpy(&x, weights, 4);
+    return _mm512_set1_epi32(x);
+  };
   for (size_t i = 0; i < n; i += 4, packed += 4 * padded) {
     __m512i v[tiles];
 #pragma GCC unroll 4
     for (int t = 0; t < tiles; ++t) v[t] = _mm512_loadu_si512(packed + 64 * t);
 #pragma GCC unroll 6
-    for (int r = 0; r < rows; ++r)
-#pragma GCC unroll 2
-      for (int plane = 0; plane < 2; ++plane) {
-        int32_t four;
-        memcpy(&four, (plane ? low : high) + static_cast<size_t>(r) * stride + i, 4);
-        const __m512i w = _mm512_set1_epi32(four);
+    for (int r = 0; r < rows; ++r) {
+      const __m512i w = four(high + static_cast<size_t>(r) * stride + i);
 #pragma GCC unroll 4
-        for (int t = 0; t < tiles; ++t) sum[r][t][plane] = _mm512_dpbusd_epi32(sum[r][t][plane], w, v[t]);
-      }
+      for (int t = 0; t < tiles; ++t) of_high[r][t] = dot(of_high[r][t], w, v[t]);
+      const __m512i x = four(low + static_cast<size_t>(r) * stride + i);
+#pragma GCC unroll 4
+      for (int t = 0; t < tiles; ++t) of_low[r][t] = dot(of_low[r][t], x, v[t]);
+    }
   }
   const __m512 high_unit = _mm512_set1_ps(table.high_unit), low_unit = _mm512_set1_ps(table.low_unit);
+#pragma GCC unroll 6
   for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
     for (int t = 0; t < tiles; ++t) {
-      const __m512 high_sum = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[r][t][0]), high_unit);
-      const __m512 low_sum = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[r][t][1]), low_unit);
+      const __m512 high_sum = _mm512_mul_ps(_mm512_cvtepi32_ps(reinterpret_cast<__m512i>(of_high[r][t])), high_unit);
+      const __m512 low_sum = _mm512_mul_ps(_mm512_cvtepi32_ps(reinterpret_cast<__m512i>(of_low[r][t])), low_unit);
       _mm512_storeu_ps(y + static_cast<size_t>(r) * padded + 16 * t, _mm512_add_ps(high_sum, low_sum));
     }
 }
 
 template <int rows>
-void byte_strip(const LogTable& table, const uint8_t* high, const uint8_t* low, size_t stride, const int8_t* packed, size_t n,
-                size_t padded, float* y) {
+void byte_strip(const LogTable& table, const uint8_t* high, const uint8_t* low, size_t stride, const int8_t* packed,
+                size_t n, size_t padded, float* y) {
   size_t c = 0;
   for (; c + 64 <= padded; c += 64) byte_tile<rows, 4>(table, high, low, stride, packed + 4 * c, n, padded, y + c);
   for (; c < padded; c += 16) byte_tile<rows, 1>(table, high, low, stride, packed + 4 * c, n, padded, y + c);
@@ -230,6 +277,6 @@ constexpr decltype(LogAttentionKernels::multiply_bytes) kMultiplyBytes = nullptr
 }  // namespace
 
 extern const LogAttentionKernels log_attention_kernels;
-const LogAttentionKernels log_attention_kernels = {weigh, weigh_bytes, pack_bytes, kMultiplyBytes};
+const LogAttentionKernels log_attention_kernels = {weigh, weigh_bytes, finish, widen_bytes, pack_bytes, kMultiplyBytes};
 
 }  // namespace qonnx::cpu::QONNX_TIER

@@ -26,7 +26,15 @@ static inline Vector load(const float* x) {
   return v;
 }
 
-static inline Vector broadcast(float x) { return Vector{} + x; }
+static inline Vector broadcast(float x) {  // spelled out: compilers turn `Vector{} + x` into an addition and a shuffle
+#if defined(__AVX512F__)
+  return _mm512_set1_ps(x);
+#elif defined(__AVX2__)
+  return _mm256_set1_ps(x);
+#else
+  return Vector{x, x, x, x};
+#endif
+}
 
 static inline Vector multiply_add(Vector a, Vector b, Vector c) {
 #if defined(__AVX512F__)
