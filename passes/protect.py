@@ -2,12 +2,12 @@
 
 1. Quantize everything that is planned and measure the outputs on held-out samples. Good enough: nothing to do.
 2. Measure each layer's harm: quantize it alone, the rest float, and take the error power of the worst output.
-3. Keep layers in higher precision in order of falling harm for their price, while their multiply-adds fit into
-   `max_float` of the whole; the smallest number that reaches `min_sqnr` is found by bisection on the whole model. If
-   none does, all that fit and whose harm counts are kept; the final check then says how far it is from the bound.
+3. Raise layers in order of falling harm for their price, while their multiply-adds fit into `max_float` of the whole;
+   the smallest number that reaches the bound is found by bisection on the whole model. If none does, all that fit and
+   whose harm counts are raised; the final check then says how far the result is from the bound.
+4. "Raise" means what the target offers in `higher`, in order: 16-bit activations ("a16"), float if that does not do.
 
 The price of a layer is its share of the multiply-adds, plus a constant for leaving the integer kernels and returning.
-"Higher" is what the target offers first in `higher`: 16-bit activations ("a16") or float.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from qonnx.harm import Judge, decibel, judge
+from qonnx.harm import Harm, Judge, decibel, judge
 from qonnx.notes import clone, note, skip
 from qonnx.passes.assign import ELIGIBLE
 from qonnx.passes.base import Change, Pass
@@ -37,9 +37,9 @@ _NEGLIGIBLE = 0.001  # of the summed harm
 class Protect(Pass):
     """Hold a bound on the SQNR of the outputs.
 
-    data, held_out: samples; the held-out ones judge, if there are any. min_sqnr: dB; the user's own bound speaks of the
-    outputs, this default of what enters a last Softmax or Sigmoid. max_float: share of the model's multiply-adds that
-    may leave 8 bits, 0…1. samples: how many to judge on at most.
+    data, held_out: samples; the held-out ones judge, if there are any. min_sqnr: dB; the user's own bounds speak of
+    the outputs, this default of what enters a last Softmax or Sigmoid. max_float: share of the model's multiply-adds
+    that may leave 8 bits, 0…1. samples: how many to judge on at most.
     """
 
     data: Any
@@ -58,52 +58,53 @@ class Protect(Pass):
         planned = [index for index, node in enumerate(model.graph) if isinstance(note(node).plan, Plan)]
         if not planned:
             return
-        bound = self.min_sqnr
-        if self.settings is not None and self.settings.min_sqnr is not None:
-            bound = self.settings.min_sqnr
         judged = self._judge(model)
-        noise = self._noise(model, planned, judged)
-        _log.info("everything quantized: %.1f dB, bound %.1f dB", decibel(noise), bound)
-        if decibel(noise) >= bound:
+        harm = self._measure(model, planned, judged, "float")
+        _log.info("everything quantized: %.1f dB, %.2f %% disagree", decibel(harm.noise), 100 * harm.disagreement)
+        if self._holds(harm):
             return
         order = self._order(model, planned, judged)
-        nodes = list(model.graph)
-        for index, harm in self._fewest(model, planned, order, judged, bound):
+        nodes, how = list(model.graph), "float"
+        for how in self.target.higher:
+            raised, reached = self._fewest(model, planned, order, judged, how)
+            if reached:
+                break
+        for index, harm in raised:
             node, detail = nodes[index], f"alone it leaves {decibel(harm):.1f} dB at the output"
-            yield Change(node.name or node.outputs[0].name, f"{self._raise(node, detail)}: {detail}")
+            yield Change(node.name or node.outputs[0].name, f"{_raise(node, how, detail)}: {detail}")
 
-    def _raise(self, node: ir.Node, detail: str) -> str:
-        """Give the node the higher precision of the target."""
-        if self.target.higher[0] == "a16":
-            widen(node)
-            return "kept at 16-bit activations"
-        note(node).plan = None
-        skip(node, "accuracy", detail)
-        return "kept in float"
+    def _holds(self, harm: Harm) -> bool:
+        """Whether the user's bounds hold; without any, the default one."""
+        given = self.settings
+        if given is None or (given.min_sqnr is None and given.max_drop is None):
+            return decibel(harm.noise) >= self.min_sqnr
+        sqnr = given.min_sqnr is None or decibel(harm.noise) >= given.min_sqnr
+        return sqnr and (given.max_drop is None or harm.disagreement <= given.max_drop)
 
     def _judge(self, model: ir.Model) -> Judge:
         source = self.held_out if self.held_out is not None else self.data
         threads = None if self.settings is None else self.settings.threads
         libraries = () if self.settings is None else self.settings.custom_op_library
-        squashed = self.settings is not None and self.settings.min_sqnr is not None
+        given = self.settings
+        squashed = given is not None and (given.min_sqnr is not None or given.max_drop is not None)
         some = itertools.islice(iter(source), self.samples)
         return judge(model, some, threads, libraries, squashed=squashed)
 
-    def _noise(self, model: ir.Model, chosen: Iterable[int], judged: Judge) -> float:
-        """Error of a clone in which the planned nodes at positions `chosen` are quantized, the others as without."""
+    def _measure(self, model: ir.Model, chosen: Iterable[int], judged: Judge, how: str) -> Harm:
+        """Harm of a clone in which the planned nodes at positions `chosen` are quantized, the others raised."""
         copy, chosen = clone(model), set(chosen)
         for index, node in enumerate(list(copy.graph)):
             if isinstance(note(node).plan, Plan) and index not in chosen:
-                note(node).plan = None
+                _raise(node, how, "")
         PlaceQDQ()(copy)
-        return judged.noise(copy)
+        return judged.measure(copy)
 
     def _order(self, model: ir.Model, planned: list[int], judged: Judge) -> list[tuple[int, float]]:
         """(position, harm) of the planned nodes, most harm for its price first; harmless ones are left out."""
         harms, nodes = {}, list(model.graph)
         weighted = [index for index in planned if nodes[index].op_type in ELIGIBLE]
         for done, index in enumerate(weighted):
-            harms[index] = self._noise(model, {index}, judged)
+            harms[index] = self._measure(model, {index}, judged, "float").noise
             if self.progress is not None:
                 self.progress(done + 1)
         total = self._macs(model)
@@ -118,8 +119,8 @@ class Protect(Pass):
     def _macs(self, model: ir.Model) -> int:
         return max(sum(note(node).macs or 0 for node in model.graph), 1)
 
-    def _fewest(self, model, planned, order, judged: Judge, bound: float) -> list[tuple[int, float]]:
-        """The shortest head of `order`, within the budget, that reaches the bound when it is kept."""
+    def _fewest(self, model, planned, order, judged: Judge, how: str) -> tuple[list[tuple[int, float]], bool]:
+        """The shortest head of `order`, within the budget, that reaches the bound when raised; whether it does."""
         nodes = list(model.graph)
         spent = sum(note(n).macs or 0 for n in nodes if note(n).fate is not None and note(n).fate.state == "skipped")
         share = self.max_float
@@ -131,15 +132,29 @@ class Protect(Pass):
             if spent + cost <= budget:
                 spent += cost
                 head.append((index, harm))
-        low, high = min(1, len(head)), len(head)
+
+        def enough(count: int) -> bool:
+            rest = set(planned) - {index for index, _ in head[:count]}
+            return self._holds(self._measure(model, rest, judged, how))
+
+        low, high, reached = min(1, len(head)), len(head), False
         while low < high:
             middle = (low + high) // 2
-            rest = set(planned) - {index for index, _ in head[:middle]}
-            if decibel(self._noise(model, rest, judged)) >= bound:
-                high = middle
+            if enough(middle):
+                high, reached = middle, True
             else:
                 low = middle + 1
-        return head[:low]
+        return head[:low], reached or (bool(head) and enough(low))
+
+
+def _raise(node: ir.Node, how: str, detail: str) -> str:
+    """Give the node higher precision; says what that is."""
+    if how == "a16":
+        widen(node)
+        return "kept at 16-bit activations"
+    note(node).plan = None
+    skip(node, "accuracy", detail)
+    return "kept in float"
 
 
 def widen(node: ir.Node) -> None:

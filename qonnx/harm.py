@@ -1,6 +1,7 @@
 """Harm: what quantizing a part of a model does to its outputs, measured on samples.
 
 Noise of an output is Σ(y_q − y)² / Σy², its SQNR −10·log10 of that; a model is as good as its worst output.
+Disagreement is the share of rows (along the last axis) whose largest entry is another one.
 """
 
 from __future__ import annotations
@@ -26,17 +27,29 @@ class Judge:
     threads: int | None
     libraries: tuple[str, ...]
 
-    def noise(self, model: ir.Model) -> float:
-        """Relative error power of the worst tensor in `model`; the model is used up (its weights are handed over)."""
+    def measure(self, model: ir.Model) -> Harm:
+        """What is wrong with the worst tensor in `model`; the model is used up (its weights are handed over)."""
         error, power = np.zeros(len(self.names)), np.zeros(len(self.names))
+        changed, rows = np.zeros(len(self.names)), np.zeros(len(self.names))
         for expected, got in zip(self.expected, _run(model, self), strict=True):
             for index, (want, have) in enumerate(zip(expected, got, strict=True)):
                 if want.shape != have.shape:
-                    return np.inf
+                    return Harm(np.inf, 1.0)
                 error[index] += np.square(have.astype(np.float64) - want).sum()
                 power[index] += np.square(want.astype(np.float64)).sum()
+                if want.ndim and want.shape[-1] > 1:
+                    changed[index] += (want.argmax(-1) != have.argmax(-1)).sum()
+                    rows[index] += want.size // want.shape[-1]
         noise = float((error / np.maximum(power, 1e-30)).max())
-        return noise if np.isfinite(noise) else np.inf
+        return Harm(noise if np.isfinite(noise) else np.inf, float((changed / np.maximum(rows, 1)).max()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Harm:
+    """noise: relative error power. disagreement: 0…1."""
+
+    noise: float
+    disagreement: float
 
 
 def judge(
