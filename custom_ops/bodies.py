@@ -1,8 +1,9 @@
 """Bodies of the operators in ONNX text: the specifications that kernels are tested against."""
 
-# codes [N, row bytes] -> w [N, K], float32. A word of bytes_per_word bytes, little-endian, holds codes_per_word codes;
-# code j is floor(word / levels^j) mod levels.  w = scale · (value[code] − zero_point), one scale for each block of k.
-_DECODE = """
+# codes [N, row bytes] -> all_codes [N, words · codes_per_word]. A word of bytes_per_word bytes, little-endian, holds
+# codes_per_word codes; code j is floor(word / levels^j) mod levels. The bytes are summed by MatMul because ONNX Runtime
+# sums int64 in ReduceSum as float64, which loses bits of words of 7 bytes.
+_CODES = """
   zero = Constant <value_int = 0> ()
   one = Constant <value_int = 1> ()
   byte_values = Constant <value_int = 256> ()
@@ -21,68 +22,61 @@ _DECODE = """
   digits = Cast <to = 7> (by_word)
   byte_index = Range (zero, bytes_per_word_, one)
   byte_weight = Pow (byte_values, byte_index)
-  weighted = Mul (digits, byte_weight)
-  word = ReduceSum <keepdims = 1> (weighted, last)
+  byte_weights = Unsqueeze (byte_weight, second)
+  word = MatMul (digits, byte_weights)
   code_index = Range (zero, codes_per_word_, one)
   code_weight = Pow (levels_, code_index)
   quotient = Div (word, code_weight)
   by_code = Mod (quotient, levels_)
   all_codes = Reshape (by_code, by_row)
   columns_1 = Unsqueeze (columns, first)
-  code = Slice (all_codes, first, columns_1, second)
-  value = Gather <axis = 0> (values, code)
   column = Range (zero, columns, one)
   column_block = Div (column, block)
   scale_32 = Cast <to = 1> (scale)
+  scale_by_column = Gather <axis = 1> (scale_32, column_block)
+"""
+
+# w = scale · (value[code] − zero_point), float32 [N, K], one scale for each block of k.
+_LOW_BIT = f"""{_CODES}
+  code = Slice (all_codes, first, columns_1, second)
+  value = Gather <axis = 0> (values, code)
   zero_point_32 = Cast <to = 1> (zero_point)
   scale_shape = Shape (scale_32)
   zero_by_block = Expand (zero_point_32, scale_shape)
-  scale_by_column = Gather <axis = 1> (scale_32, column_block)
   zero_by_column = Gather <axis = 1> (zero_by_block, column_block)
   distance = Sub (value, zero_by_column)
   w = Mul (distance, scale_by_column)
 """
 
-# y = x_used · wᵀ + bias in float32, then in the type of x.
-_MULTIPLY = """
-  w_transposed = Transpose <perm = [1, 0]> (w)
-  product = MatMul (x_used, w_transposed)
-  bias_32 = Cast <to = 1> (bias)
-  sum = Add (product, bias_32)
-  y = CastLike (sum, x)
+# w[n, j·v … (j+1)·v] = scale · Σ_c vectors[c, code[n, j, c]], float32 [N, K]; vectors [books, levels, v].
+_CODEBOOK = f"""{_CODES}
+  books_shape = Shape (vectors)
+  book_count = Slice (books_shape, first, second, first)
+  vector_length_begin = Constant <value_ints = [2]> ()
+  vector_length_end = Constant <value_ints = [3]> ()
+  vector_length = Slice (books_shape, vector_length_begin, vector_length_end, first)
+  codes_of_columns = Mul (columns_1, book_count)
+  code_count = Div (codes_of_columns, vector_length)
+  code = Slice (all_codes, first, code_count, second)
+  book_shape = Concat <axis = 0> (by_row, book_count)
+  code_by_book = Reshape (code, book_shape)
+  book_count_0 = Squeeze (book_count, first)
+  book = Range (zero, book_count_0, one)
+  book_begin = Mul (book, levels_)
+  row_of_table = Add (code_by_book, book_begin)
+  any_length = Constant <value_ints = [-1]> ()
+  table_shape = Concat <axis = 0> (any_length, vector_length)
+  vector_table = Reshape (vectors, table_shape)
+  parts = Gather <axis = 0> (vector_table, row_of_table)
+  third = Constant <value_ints = [2]> ()
+  whole = ReduceSum <keepdims = 0> (parts, third)
+  unscaled = Reshape (whole, by_row)
+  w = Mul (unscaled, scale_by_column)
 """
 
-MATMUL_LOW_BIT = f"""
-  values = Identity (table)
-{_DECODE}
-  x_used = Cast <to = 1> (x)
-{_MULTIPLY}"""
-
-# A table other than 0, 1, 2, … is rounded to multiples of largest/127; x to multiples of (largest of its block)/127.
-DYNAMIC_QUANTIZE_MATMUL_LOW_BIT = f"""
-  float_zero = Constant <value_float = 0.0> ()
-  steps = Constant <value_float = 127.0> ()
-  tiny_table = Constant <value_float = 1e-30> ()
-  count_end = Constant <value_int: int = @levels> ()
-  count_begin = Constant <value_int = 0> ()
-  count_step = Constant <value_int = 1> ()
-  count = Range (count_begin, count_end, count_step)
-  count_32 = Cast <to = 1> (count)
-  off_count = Sub (table, count_32)
-  off_count_size = Abs (off_count)
-  off_count_largest = ReduceMax <keepdims = 0> (off_count_size)
-  counts = Equal (off_count_largest, float_zero)
-  table_size = Abs (table)
-  table_largest = ReduceMax <keepdims = 0> (table_size)
-  table_safe = Max (table_largest, tiny_table)
-  table_step = Div (table_safe, steps)
-  table_ratio = Div (table, table_step)
-  table_code = Round (table_ratio)
-  table_rounded = Mul (table_code, table_step)
-  values = Where (counts, table, table_rounded)
-{_DECODE}
+# x rounded to multiples of (largest of its block)/127.
+_ROUND_X = """
   x_32 = Cast <to = 1> (x)
-  x_shape = Shape (x_32)
   x_rows = Shape <end = -1> (x_32)
   columns_up = Add (columns, block)
   columns_last = Sub (columns_up, one)
@@ -109,4 +103,67 @@ DYNAMIC_QUANTIZE_MATMUL_LOW_BIT = f"""
   flat_shape = Concat <axis = 0> (x_rows, padded_1)
   x_flat = Reshape <allowzero = 1> (x_rounded, flat_shape)
   x_used = Slice (x_flat, first, columns_1, last)
+"""
+
+# y = x_used · wᵀ + bias in float32, then in the type of x.
+_MULTIPLY = """
+  w_transposed = Transpose <perm = [1, 0]> (w)
+  product = MatMul (x_used, w_transposed)
+  bias_32 = Cast <to = 1> (bias)
+  sum = Add (product, bias_32)
+  y = CastLike (sum, x)
+"""
+
+MATMUL_LOW_BIT = f"""
+  values = Identity (table)
+{_LOW_BIT}
+  x_used = Cast <to = 1> (x)
 {_MULTIPLY}"""
+
+# A table other than 0, 1, 2, … is rounded to multiples of largest/127.
+DYNAMIC_QUANTIZE_MATMUL_LOW_BIT = f"""
+  float_zero = Constant <value_float = 0.0> ()
+  steps = Constant <value_float = 127.0> ()
+  tiny_table = Constant <value_float = 1e-30> ()
+  count_end = Constant <value_int: int = @levels> ()
+  count_begin = Constant <value_int = 0> ()
+  count_step = Constant <value_int = 1> ()
+  count = Range (count_begin, count_end, count_step)
+  count_32 = Cast <to = 1> (count)
+  off_count = Sub (table, count_32)
+  off_count_size = Abs (off_count)
+  off_count_largest = ReduceMax <keepdims = 0> (off_count_size)
+  counts = Equal (off_count_largest, float_zero)
+  table_size = Abs (table)
+  table_largest = ReduceMax <keepdims = 0> (table_size)
+  table_safe = Max (table_largest, tiny_table)
+  table_step = Div (table_safe, steps)
+  table_ratio = Div (table, table_step)
+  table_code = Round (table_ratio)
+  table_rounded = Mul (table_code, table_step)
+  values = Where (counts, table, table_rounded)
+{_LOW_BIT}{_ROUND_X}{_MULTIPLY}"""
+
+MATMUL_CODEBOOK = f"""
+  vectors = Cast <to = 1> (codebooks)
+{_CODEBOOK}
+  x_used = Cast <to = 1> (x)
+{_MULTIPLY}"""
+
+# Code books are rounded to multiples of (sum over books of their largest number)/127, so that sums fit in 8 bits.
+DYNAMIC_QUANTIZE_MATMUL_CODEBOOK = f"""
+  float_zero = Constant <value_float = 0.0> ()
+  steps = Constant <value_float = 127.0> ()
+  tiny_book = Constant <value_float = 1e-30> ()
+  book_axes = Constant <value_ints = [1, 2]> ()
+  book_axis = Constant <value_ints = [0]> ()
+  books_32 = Cast <to = 1> (codebooks)
+  book_size = Abs (books_32)
+  book_largest = ReduceMax <keepdims = 0> (book_size, book_axes)
+  books_largest = ReduceSum <keepdims = 0> (book_largest, book_axis)
+  books_safe = Max (books_largest, tiny_book)
+  book_step = Div (books_safe, steps)
+  book_ratio = Div (books_32, book_step)
+  book_code = Round (book_ratio)
+  vectors = Mul (book_code, book_step)
+{_CODEBOOK}{_ROUND_X}{_MULTIPLY}"""

@@ -45,16 +45,16 @@ def layout_of(levels: int) -> CodeLayout:
     """The layout of the fewest bits for codes 0 … levels − 1.
 
     Raises:
-        QonnxError: levels is not from 2 to 256.
+        QonnxError: levels is not from 2 to 65536.
     """
-    if not 2 <= levels <= 256:
-        raise QonnxError(f"{levels} levels do not fit in a code of at most 8 bits; use 2 to 256")
+    if not 2 <= levels <= 65536:
+        raise QonnxError(f"{levels} levels do not fit in a code of at most 16 bits; use 2 to 65536")
     if levels == 3:
         return CodeLayout(3, 5, 1)
     bits = (levels - 1).bit_length()
-    if 8 % bits == 0:
-        return CodeLayout(2**bits, 8 // bits, 1)
-    return CodeLayout(2**bits, 8, bits)
+    # Of words of 1 to 7 bytes the one that wastes least, the shortest of equals. 9, 11, 13 and 15 bits waste some.
+    words = [CodeLayout(2**bits, 8 * size // bits, size) for size in range(1, 8) if 8 * size >= bits]
+    return min(words, key=lambda layout: (layout.bits, layout.bytes_per_word))
 
 
 def pack(codes: np.ndarray, layout: CodeLayout) -> np.ndarray:
@@ -70,12 +70,12 @@ def pack(codes: np.ndarray, layout: CodeLayout) -> np.ndarray:
 
 
 def unpack(stored: np.ndarray, columns: int, layout: CodeLayout) -> np.ndarray:
-    """The codes uint8 [N, columns] of uint8 [N, row bytes]."""
+    """The codes [N, columns], uint8 (uint16 above 256 levels), of uint8 [N, row bytes]."""
     digits = stored.reshape(len(stored), -1, layout.bytes_per_word).astype(np.uint64)
     word = (digits << (np.arange(layout.bytes_per_word, dtype=np.uint64) * np.uint64(8))).sum(-1, dtype=np.uint64)
     weight = np.array([layout.levels**j for j in range(layout.codes_per_word)], np.uint64)
     codes = word[..., None] // weight % np.uint64(layout.levels)
-    return codes.reshape(len(stored), -1)[:, :columns].astype(np.uint8)
+    return codes.reshape(len(stored), -1)[:, :columns].astype(np.uint8 if layout.levels <= 256 else np.uint16)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,13 @@ import onnx
 import onnx.parser
 import onnx_ir as ir
 
-from qonnx.custom_ops import DOMAIN, log_attention
-from qonnx.custom_ops.bodies import DYNAMIC_QUANTIZE_MATMUL_LOW_BIT, MATMUL_LOW_BIT
+from qonnx.custom_ops import DOMAIN, hadamard, log_attention
+from qonnx.custom_ops.bodies import (
+    DYNAMIC_QUANTIZE_MATMUL_CODEBOOK,
+    DYNAMIC_QUANTIZE_MATMUL_LOW_BIT,
+    MATMUL_CODEBOOK,
+    MATMUL_LOW_BIT,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,31 +37,30 @@ class Op:
     inputs: tuple[str, ...]
     attributes: tuple[str, ...]
     body: str | None
+    outputs: tuple[str, ...] = ("y",)
 
 
-_LOW_BIT = ("K", "N", "block_size", "levels", "codes_per_word", "bytes_per_word")
+_LOW_BIT_INPUTS = ("x", "codes", "scale", "zero_point", "table", "bias")
+_CODEBOOK_INPUTS = ("x", "codes", "codebooks", "scale", "bias")
+_CODES = ("K", "N", "block_size", "levels", "codes_per_word", "bytes_per_word")
 
 OPS: dict[str, Op] = {
     op.name: op
     for op in (
+        Op("MatMulLowBit", _LOW_BIT_INPUTS, _CODES, MATMUL_LOW_BIT),
+        Op("DynamicQuantizeMatMulLowBit", _LOW_BIT_INPUTS, _CODES, DYNAMIC_QUANTIZE_MATMUL_LOW_BIT),
+        Op("MatMulCodebook", _CODEBOOK_INPUTS, _CODES, MATMUL_CODEBOOK),
+        Op("DynamicQuantizeMatMulCodebook", _CODEBOOK_INPUTS, _CODES, DYNAMIC_QUANTIZE_MATMUL_CODEBOOK),
+        Op(log_attention.OPERATOR, log_attention.INPUTS, log_attention.ATTRIBUTES, log_attention.BODY),
+        Op(hadamard.HADAMARD, ("x", "base"), hadamard.ROTATION, hadamard.HADAMARD_BODY),
         Op(
-            "MatMulLowBit",
-            ("x", "codes", "scale", "zero_point", "table", "bias"),
-            _LOW_BIT,
-            MATMUL_LOW_BIT,
+            hadamard.ROTATE_AND_QUANTIZE,
+            ("x", "base"),
+            (*hadamard.ROTATION, *hadamard.BLOCKS),
+            hadamard.ROTATE_AND_QUANTIZE_BODY,
+            ("codes", "scale"),
         ),
-        Op(
-            "DynamicQuantizeMatMulLowBit",
-            ("x", "codes", "scale", "zero_point", "table", "bias"),
-            _LOW_BIT,
-            DYNAMIC_QUANTIZE_MATMUL_LOW_BIT,
-        ),
-        Op(
-            log_attention.OPERATOR,
-            ("scores", "value", "value_scale", "table"),
-            ("codes_per_octave",),
-            log_attention.BODY,
-        ),
+        Op(hadamard.QUANTIZE_ROWS, ("x",), hadamard.BLOCKS, hadamard.QUANTIZE_ROWS_BODY, ("codes", "scale")),
         Op("ObserveSink", ("x",), ("key", "axis", "bins", "gram"), None),
     )
 }
@@ -67,8 +71,8 @@ def function_of(name: str, opset: int = 21) -> ir.Function:
     op = OPS[name]
     if op.body is None:
         raise KeyError(f"{name} only observes and has no function")
-    attributes, inputs = ", ".join(op.attributes), ", ".join(op.inputs)
-    header = f'<domain: "{DOMAIN}", opset_import: ["" : {opset}]>\n{name} <{attributes}> ({inputs}) => (y)'
+    attributes, inputs, outputs = (", ".join(names) for names in (op.attributes, op.inputs, op.outputs))
+    header = f'<domain: "{DOMAIN}", opset_import: ["" : {opset}]>\n{name} <{attributes}> ({inputs}) => ({outputs})'
     text = f"{header} {{\n{op.body}\n}}"
     proto = onnx.parser.parse_function(text)
     for index, node in enumerate(proto.node):
@@ -83,7 +87,7 @@ def node(
     op = OPS[name]
     if set(attributes) != set(op.attributes):
         raise KeyError(f"{name} has the attributes {op.attributes}, not {tuple(attributes)}")
-    return ir.node(name, inputs, attributes, domain=DOMAIN, name=node_name)
+    return ir.node(name, inputs, attributes, domain=DOMAIN, num_outputs=len(op.outputs), name=node_name)
 
 
 def add_to_model(model: ir.Model, name: str) -> None:

@@ -9,12 +9,33 @@ namespace {
 using namespace qonnx;
 
 const abi::CustomOp* (*const kOperators[])() = {
-    cpu::matmul_lowbit_float32,         cpu::matmul_lowbit_float16,         cpu::matmul_lowbit_bfloat16,
-    cpu::dynamic_matmul_lowbit_float32, cpu::dynamic_matmul_lowbit_float16, cpu::dynamic_matmul_lowbit_bfloat16,
+    cpu::matmul_lowbit_float32,
+    cpu::matmul_lowbit_float16,
+    cpu::matmul_lowbit_bfloat16,
+    cpu::dynamic_matmul_lowbit_float32,
+    cpu::dynamic_matmul_lowbit_float16,
+    cpu::dynamic_matmul_lowbit_bfloat16,
+    cpu::hadamard_float32,
+    cpu::hadamard_float16,
+    cpu::hadamard_bfloat16,
+    cpu::hadamard_quantize_float32,
+    cpu::hadamard_quantize_float16,
+    cpu::hadamard_quantize_bfloat16,
+    cpu::quantize_rows_float32,
+    cpu::quantize_rows_float16,
+    cpu::quantize_rows_bfloat16,
     cpu::log_attention_float32,
     cpu::log_attention_float16,
     cpu::log_attention_bfloat16,
-    cpu::observe_sink_float32,          cpu::observe_sink_float16,          cpu::observe_sink_bfloat16,
+    cpu::matmul_codebook_float32,
+    cpu::matmul_codebook_float16,
+    cpu::matmul_codebook_bfloat16,
+    cpu::dynamic_matmul_codebook_float32,
+    cpu::dynamic_matmul_codebook_float16,
+    cpu::dynamic_matmul_codebook_bfloat16,
+    cpu::observe_sink_float32,
+    cpu::observe_sink_float16,
+    cpu::observe_sink_bfloat16,
 };
 
 }  // namespace

@@ -103,7 +103,7 @@ def test_any_number_of_tokens_and_type(op, element, tokens):
 
 
 @pytest.mark.parametrize("op", OPERATORS)
-@pytest.mark.parametrize("kind", ["b3", "b4/rows", "b8/bytes", "ternary", "nf4", "b2/half"])
+@pytest.mark.parametrize("kind", ["b1", "b3", "b4/rows", "b5", "b6", "b7", "b8/bytes", "ternary", "nf4", "b2/half"])
 @pytest.mark.parametrize("element", ["FLOAT", "FLOAT16"])
 def test_the_function_body_computes_the_specification(op, kind, element):
     """In ONNX Runtime without our library and in onnx.reference."""

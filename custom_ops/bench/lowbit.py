@@ -3,7 +3,8 @@
 For each format, shape, number of tokens and threads: the relative error of both against float64 first, then medians in
 turns (hot, and cold for one token) and their ratio; at the end the geometric mean of the ratios over shapes and
 threads.
-The baseline is ONNX Runtime's best setting for the same weights; where it has no such format, the next larger it has.
+Baselines are ONNX Runtime's best setting for the same weights; where it has no such format, the next larger it has and
+the float product.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import onnx.helper as helper
 import onnx_ir as ir
 import onnxruntime as ort
 
-from qonnx.custom_ops import library_path, ops
+from qonnx.custom_ops import codebook, library_path, ops
 from qonnx.custom_ops.bench.turns import time_in_turns
+from qonnx.custom_ops.codebook import CodebookWeight
 from qonnx.custom_ops.lowbit import EXACT, INT8, NF4, LowBitWeight
 
 
@@ -32,6 +34,7 @@ class Case:
     block: int
     baselines: tuple[str, ...]
     table: np.ndarray | None = None
+    books: int = 0  # of vectors of 8 numbers; 0 for a weight without code books
 
 
 FORMATS: dict[str, Case] = {
@@ -47,27 +50,35 @@ FORMATS: dict[str, Case] = {
     "NF4.b64.exact": Case(EXACT, 16, 64, ("NF4.b64",), NF4),
     "W4.b32.exact": Case(EXACT, 16, 32, ("W4.b32.acc0",)),
     "W4.b128.exact": Case(EXACT, 16, 128, ("W4.b128.acc0",)),
+    "VQ.2x8": Case(codebook.INT8, 256, 0, ("float", "W2.b128.acc4"), books=2),
+    "VQ.1x16": Case(codebook.INT8, 65536, 0, ("float",), books=1),
+    "VQ.2x8.exact": Case(codebook.EXACT, 256, 0, ("float",), books=2),
     "W4.b32.float": Case(EXACT, 16, 32, ("float",)),
     "W8.b32.float": Case(EXACT, 256, 32, ("float",)),
 }
 
 
-def our_weight(case: Case, rows: int, columns: int) -> LowBitWeight:
+def our_weight(case: Case, rows: int, columns: int) -> LowBitWeight | CodebookWeight:
     rng = np.random.default_rng(0)
     block = case.block or columns
     scale = (rng.random((rows, -(-columns // block))) * 0.01 + 0.001).astype(np.float16)
+    if case.books:
+        indices = rng.integers(0, case.levels, (rows, columns // 8, case.books))
+        books = rng.standard_normal((case.books, case.levels, 8)).astype(np.float16)
+        return CodebookWeight(indices, books, scale, block)
     zero_point = np.float32(0 if case.table is not None else case.levels // 2)
     return LowBitWeight(
         rng.integers(0, case.levels, (rows, columns)), scale, zero_point, block, case.levels, case.table
     )
 
 
-def our_model(case: Case, weight: LowBitWeight) -> bytes:
-    rows, columns = weight.codes.shape
+def our_model(case: Case, weight: LowBitWeight | CodebookWeight) -> bytes:
+    attributes = weight.attributes()
+    rows, columns = attributes["N"], attributes["K"]
     x = ir.Value(name="x", shape=ir.Shape(["M", columns]), type=ir.TensorType(ir.DataType.FLOAT))
     arrays = {**weight.arrays(), "bias": np.zeros(1, np.float32)}
     values = [ir.Value(name=name, const_value=ir.tensor(array, name=name)) for name, array in arrays.items()]
-    node = ops.node(case.operator, [x, *values], node_name="product", **weight.attributes())
+    node = ops.node(case.operator, [x, *values], node_name="product", **attributes)
     y = node.outputs[0]
     y.name, y.type, y.shape = "y", x.type, ir.Shape(["M", rows])
     graph = ir.Graph([x], [y], nodes=[node], initializers=values, opset_imports={"": 21}, name="g")
@@ -76,9 +87,9 @@ def our_model(case: Case, weight: LowBitWeight) -> bytes:
     return ir.to_proto(model).SerializeToString()
 
 
-def baseline_model(name: str, weight: LowBitWeight) -> tuple[bytes, np.ndarray]:
+def baseline_model(name: str, weight: LowBitWeight | CodebookWeight) -> tuple[bytes, np.ndarray]:
     """The model and the weight, float [N, K], that it really holds (other codes where the format differs)."""
-    rows, columns = weight.codes.shape
+    rows, columns = weight.attributes()["N"], weight.attributes()["K"]
     if name == "float":
         w = weight.decode().astype(np.float32)
         return _single("MatMul", {"b": np.ascontiguousarray(w.T)}, rows, columns, domain=""), w
@@ -93,8 +104,7 @@ def baseline_model(name: str, weight: LowBitWeight) -> tuple[bytes, np.ndarray]:
     rng = np.random.default_rng(1)
     codes = rng.integers(0, 2**bits, (rows, columns))
     scale = (rng.random((rows, columns // block)) * 0.01 + 0.001).astype(np.float32)
-    same = weight.levels == 2**bits and weight.block == block
-    if same:
+    if isinstance(weight, LowBitWeight) and weight.levels == 2**bits and weight.block == block:
         codes, scale = weight.codes, weight.scale.astype(np.float32)
     per_byte = 8 // bits
     packed = (codes.reshape(rows, -1, per_byte) << (np.arange(per_byte) * bits)).sum(-1).astype(np.uint8)
@@ -143,7 +153,7 @@ def main() -> None:
     shapes = [tuple(map(int, shape.split("x"))) for shape in arguments.shapes.split(",")]
     for name in arguments.formats.split(","):
         case = FORMATS[name]
-        ratios: dict[tuple[int, bool], list[float]] = {}
+        ratios: dict[tuple[str, int, bool], list[float]] = {}
         for columns, rows in shapes:
             weight = our_weight(case, rows, columns)
             models = {"ours": (our_model(case, weight), weight.decode())}
@@ -158,19 +168,19 @@ def main() -> None:
                     errors = {key: relative_error(y, x, models[key][1]) for key, (_, y) in bound.items()}
                     for cold in (False, True) if tokens == 1 else (False,):
                         timing = time_in_turns(calls, threads=threads, cold=cold, seconds=arguments.seconds)
-                        ratio = max(case.baselines, key=lambda b: -timing.median[b])
-                        ratios.setdefault((tokens, cold), []).append(timing.ratio(ratio, "ours"))
+                        for baseline in case.baselines:
+                            ratio = timing.ratio(baseline, "ours")
+                            ratios.setdefault((baseline, tokens, cold), []).append(ratio)
                         parts = "  ".join(
                             f"{key} {timing.median[key]:.0f} µs (n={timing.samples[key]}, error {errors[key]:.1e})"
                             for key in calls
                         )
                         where = f"{name} {columns}x{rows} M={tokens} {threads}t {'cold' if cold else 'hot'}"
-                        print(f"{where:42} {timing.ratio(ratio, 'ours'):5.2f}×  {parts}", flush=True)
-        for (tokens, cold), values in ratios.items():
+                        print(f"{where:42} {ratio:5.2f}×  {parts}", flush=True)
+        for (baseline, tokens, cold), values in ratios.items():
             mean = float(np.exp(np.mean(np.log(values))))
-            print(
-                f"== {name} M={tokens} {'cold' if cold else 'hot'}: {mean:.2f}× over {len(values)} settings", flush=True
-            )
+            setting = f"M={tokens} {'cold' if cold else 'hot'}"
+            print(f"== {name} against {baseline}, {setting}: {mean:.2f}× over {len(values)} settings", flush=True)
 
 
 if __name__ == "__main__":

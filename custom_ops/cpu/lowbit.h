@@ -31,6 +31,15 @@ enum class Zero : int {
   rows,     // one for each row and group
 };
 
+// A weight in code books: w[n, j·length … (j+1)·length] = scale[n, b] · Σ_book vectors[book, index[n, j, book]].
+struct Codebook {
+  size_t length, books, levels;  // numbers in a vector; books that add up; vectors in a book
+  bool wide;                     // indices are uint16, else uint8
+  const void* index;             // [panel][j][row 32][book]
+  const int8_t* bytes;           // [book][level][length], rounded to `factor` of the weight
+  const float* values;           // the same in float32
+};
+
 struct LowBitWeight {
   size_t rows, columns, block;  // N, K; columns that share a scale
   size_t parts, group;          // groups in a block; columns of a group
@@ -47,6 +56,14 @@ struct LowBitWeight {
   const uint8_t* codes;
   const void* scales;
   const void* zeros;
+  const Codebook* codebook;  // null unless the weight is in code books; `codes` is not used then
+
+  // Where a group begins in a row, and its columns without the padding.
+  size_t group_begin(size_t g) const { return g / parts * block + g % parts * group; }
+  size_t group_columns(size_t g) const {
+    const size_t begin = group_begin(g), end = (g / parts + 1) * block < columns ? (g / parts + 1) * block : columns;
+    return begin >= end ? 0 : end - begin < group ? end - begin : group;
+  }
 
   size_t padded_block() const { return parts * units * kUnit; }
   size_t width() const { return groups * units * kUnit; }  // padded columns
@@ -69,7 +86,7 @@ struct QuantizedRows {
 // `sums` is [token][32] of one panel, for tokens of X from `first` on; at most kMaxTokens, whole `together`s.
 struct LowBitInt8 {
   // How many rows of X the kernels want together when there are so many.
-  size_t (*together)(size_t rows);
+  size_t (*together)(const LowBitWeight&, size_t rows);
   // One padded row of X, [width], into row `row` of `q`. Rows that fill up the last `together` are null: zeros.
   void (*quantize)(const LowBitWeight&, const float* x, size_t row, const QuantizedRows& q);
   void (*multiply)(const LowBitWeight&, size_t panel, const QuantizedRows& q, size_t first, size_t tokens, float* sums);
@@ -77,7 +94,7 @@ struct LowBitInt8 {
 
 // Rows of X as float32, [row / together][k][row mod together].
 struct LowBitExact {
-  size_t (*together)(size_t rows);
+  size_t (*together)(const LowBitWeight&, size_t rows);
   // One row of X, [columns] (null for zeros), into row `row` of `all`, padding included.
   void (*place)(const LowBitWeight&, const float* x, size_t row, size_t together, float* all);
   void (*multiply)(const LowBitWeight&, size_t panel, const float* all, size_t together, size_t first, size_t tokens,

@@ -44,6 +44,13 @@ struct Codes {
   static constexpr int value_bits = table_ ? 8 : bits_;  // of the bytes that go into `dot`
 };
 
+// How many rows of X the kernels of this tier want together when there are `rows`.
+static inline size_t together(const LowBitWeight&, size_t rows) {
+  for (size_t few = 1; few <= kStreamed; few *= 2)
+    if (rows <= few) return few;
+  return kTokens;
+}
+
 // Calls body(Codes<...>{}) for the weight's format.
 template <class Body>
 static inline void with_codes(const LowBitWeight& weight, Body&& body) {

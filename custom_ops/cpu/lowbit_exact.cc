@@ -6,6 +6,7 @@
 // already has the zero taken off. More tokens: groups of the panel are decoded to scaled floats in the L1 cache, then
 // multiplied with all tokens, eight at a time. The number of tokens is rounded up to 1, 2, 4 or a multiple of 8 with
 // rows of zeros.
+#include "codebook_decode.h"
 #include "lowbit_decode.h"
 
 namespace qonnx::cpu::QONNX_TIER {
@@ -137,35 +138,34 @@ void few(const LowBitWeight& weight, size_t panel, const float* x, size_t togeth
   }
 }
 
-template <class C>
-void many(const LowBitWeight& weight, size_t panel, const float* x, size_t first, size_t tokens, float* sums) {
+// Every unit of a panel: decode(first unit, units, floats) and multiply with all tokens.
+template <class Decode>
+void many(const LowBitWeight& weight, const float* x, size_t first, size_t tokens, float* sums, Decode&& decode) {
   alignas(64) float decoded[kDecodedRows * kPanel];
-  const FloatTable table = values_of(weight);
-  const bool rows = weight.zero_kind == Zero::rows;
-  const size_t units = weight.groups * weight.units, width = weight.width();
-  const uint8_t* unit = weight.codes + panel * weight.panel_bytes();
+  const size_t all = weight.groups * weight.units, width = weight.width(), most = kDecodedRows / kUnit;
   memset(sums, 0, tokens * kPanel * sizeof(float));
   x += first * width;
-  for (size_t u = 0; u < units;) {
-    const size_t begin = u;
-    for (; u < units && u - begin < kDecodedRows / kUnit; ++u, unit += C::bits * kLine) {
-      const size_t index = (panel * weight.groups + u / weight.units) * kPanel;
-      const Floats scale[2] = {parameters(weight, weight.scales, index),
-                               parameters(weight, weight.scales, index + kTile)};
-      const Floats zero[2] = {zeros_of(weight, index), zeros_of(weight, index + kTile)};
-      decode_unit<C>(AllSteps{}, unit, table, rows, scale, zero, decoded + (u - begin) * kUnit * kPanel);
-    }
-    const size_t length = (u - begin) * kUnit;
+  for (size_t begin = 0; begin < all; begin += most) {
+    const size_t units = all - begin < most ? all - begin : most;
+    decode(begin, units, decoded);
     for (int tile = 0; tile < 2; tile += kTilesAtOnce)
       for (size_t m = 0; m < tokens; m += kTokens)
-        multiply(decoded, length, tile, x + m * width + begin * kUnit * kTokens, sums + m * kPanel);
+        multiply(decoded, units * kUnit, tile, x + m * width + begin * kUnit * kTokens, sums + m * kPanel);
   }
 }
 
-size_t together(size_t rows) {
-  for (size_t few = 1; few <= kStreamed; few *= 2)
-    if (rows <= few) return few;
-  return kTokens;
+template <class C>
+void decode_units(const LowBitWeight& weight, size_t panel, size_t begin, size_t units, float* decoded) {
+  const FloatTable table = values_of(weight);
+  const bool rows = weight.zero_kind == Zero::rows;
+  for (size_t u = begin; u < begin + units; ++u, decoded += kUnit * kPanel) {
+    const size_t index = (panel * weight.groups + u / weight.units) * kPanel;
+    const Floats scale[2] = {parameters(weight, weight.scales, index),
+                             parameters(weight, weight.scales, index + kTile)};
+    const Floats zero[2] = {zeros_of(weight, index), zeros_of(weight, index + kTile)};
+    const uint8_t* unit = weight.codes + panel * weight.panel_bytes() + u * C::bits * kLine;
+    decode_unit<C>(AllSteps{}, unit, table, rows, scale, zero, decoded);
+  }
 }
 
 void place(const LowBitWeight& weight, const float* x, size_t row, size_t together, float* all) {
@@ -177,19 +177,28 @@ void place(const LowBitWeight& weight, const float* x, size_t row, size_t togeth
   }
 }
 
+size_t rows_together(const LowBitWeight& weight, size_t rows) {
+  return weight.codebook ? kTokens : together(weight, rows);
+}
+
 void exact(const LowBitWeight& weight, size_t panel, const float* x, size_t together, size_t first, size_t tokens,
            float* sums) {
+  if (weight.codebook)
+    return many(weight, x, first, tokens, sums, [&](size_t begin, size_t units, float* decoded) {
+      decode_vectors(weight, panel, begin, units, decoded);
+    });
   with_codes(weight, [&](auto codes) {
     using C = decltype(codes);
     if constexpr (kStreamed > 0)
       if (together < kTokens) return few<C>(weight, panel, x, together, first, sums);
-    many<C>(weight, panel, x, first, tokens, sums);
+    many(weight, x, first, tokens, sums,
+         [&](size_t begin, size_t units, float* decoded) { decode_units<C>(weight, panel, begin, units, decoded); });
   });
 }
 
 }  // namespace
 
 extern const LowBitExact lowbit_exact;
-const LowBitExact lowbit_exact = {together, place, exact};
+const LowBitExact lowbit_exact = {rows_together, place, exact};
 
 }  // namespace qonnx::cpu::QONNX_TIER

@@ -9,6 +9,7 @@
 // More tokens: a run of groups of the panel is decoded to bytes into the L1 cache (16 KB) and multiplied with all
 // tokens, eight at a time, before the next run; partial results stay in `sums`. The number of tokens is rounded up to
 // 1, 2, 4 or a multiple of 8 with rows of zeros.
+#include "codebook_decode.h"
 #include "lowbit_decode.h"
 
 namespace qonnx::cpu::QONNX_TIER {
@@ -17,12 +18,6 @@ namespace {
 
 constexpr size_t kAhead = 2048;     // bytes of prefetch; the hardware's own prefetcher stops at every 4 KB page
 constexpr size_t kDecoded = 16384;  // bytes of decoded panel at a time
-
-size_t together(size_t rows) {
-  for (size_t few = 1; few <= kStreamed; few *= 2)
-    if (rows <= few) return few;
-  return kTokens;
-}
 
 // 16 codes at a time, four neighbours in k staying together.
 static inline void store_codes(Ints code, int8_t* to, size_t together) {
@@ -159,11 +154,11 @@ static inline void decode_unit(Steps<j...>, const uint8_t* unit, ByteTable table
   (one.template operator()<j>(), ...);
 }
 
-// Decoded groups [group, group + groups) times kTokens tokens, added to sums. `plain`: zeros are in the start values.
-template <int value_bits, bool plain>
+// Decoded groups [group, group + groups) times `tokens` tokens, added to sums. `plain`: zeros are in the start values.
+template <int value_bits, bool plain, int tokens>
 void multiply(const LowBitWeight& shared_weight, const uint8_t* decoded, size_t panel, int tile, size_t group,
               size_t groups, const QuantizedRows& shared_q, size_t first, float* sums) {
-  constexpr int tokens = kTokens, tiles = kTilesAtOnce;
+  constexpr int tiles = kTilesAtOnce;
   const LowBitWeight weight = shared_weight;  // a copy that the stores below cannot touch: its fields stay in registers
   const QuantizedRows q = shared_q;
   const size_t units = weight.units, all_groups = weight.groups;
@@ -220,39 +215,57 @@ void few(const LowBitWeight& weight, size_t panel, const QuantizedRows& q, size_
   }
 }
 
-template <class C>
-void many(const LowBitWeight& weight, size_t panel, const QuantizedRows& q, size_t first, size_t tokens, float* sums) {
+// Every group of a panel: decode(first group, groups, bytes) and multiply with all tokens.
+template <int value_bits, class Decode>
+void many(const LowBitWeight& weight, size_t panel, const QuantizedRows& q, size_t first, size_t tokens, float* sums,
+          Decode&& decode) {
   alignas(64) uint8_t decoded[kDecoded];
   const size_t group_bytes = weight.units * kUnit * kPanel, run = kDecoded / group_bytes;
-  const ByteTable table = load_table(weight.bytes);
   const bool plain = weight.zero_kind == Zero::integer;
   memset(sums, 0, tokens * kPanel * sizeof(float));
-  const uint8_t* unit = weight.codes + panel * weight.panel_bytes();
   for (size_t g = 0; g < weight.groups; g += run) {
     const size_t groups = weight.groups - g < run ? weight.groups - g : run;
-    for (size_t u = 0; u < groups * weight.units; ++u, unit += C::bits * kLine)
-      decode_unit<C>(AllSteps{}, unit, table, decoded + u * kUnit * kPanel);
-    for (int tile = 0; tile < 2; tile += kTilesAtOnce)
+    decode(g, groups, decoded);
+    for (int tile = 0; tile < 2; tile += kTilesAtOnce) {
+      if (weight.codebook && tokens == 1) {
+        multiply<8, true, 1>(weight, decoded, panel, tile, g, groups, q, first, sums);
+        continue;
+      }
       for (size_t m = 0; m < tokens; m += kTokens)
-        (plain ? multiply<C::value_bits, true> : multiply<C::value_bits, false>)(weight, decoded, panel, tile, g,
-                                                                                 groups, q, first + m,
-                                                                                 sums + m * kPanel);
+        (plain ? multiply<value_bits, true, kTokens>
+               : multiply<value_bits, false, kTokens>)(weight, decoded, panel, tile, g, groups, q, first + m,
+                                                       sums + m * kPanel);
+    }
   }
 }
 
+size_t rows_together(const LowBitWeight& weight, size_t rows) {
+  if (weight.codebook) return rows == 1 ? 1 : kTokens;
+  return together(weight, rows);
+}
+
 void int8(const LowBitWeight& weight, size_t panel, const QuantizedRows& q, size_t first, size_t tokens, float* sums) {
+  if (weight.codebook)
+    return many<8>(weight, panel, q, first, tokens, sums, [&](size_t g, size_t groups, uint8_t* decoded) {
+      decode_vectors(weight, panel, g * weight.units, groups * weight.units, decoded);
+    });
   with_codes(weight, [&](auto codes) {
     using C = decltype(codes);
     if constexpr (kStreamed > 0)
       if (q.together < kTokens || (tokens == q.together && kStreamed == 4))
         return few<C>(weight, panel, q, first, sums);
-    many<C>(weight, panel, q, first, tokens, sums);
+    const ByteTable table = load_table(weight.bytes);
+    const uint8_t* unit = weight.codes + panel * weight.panel_bytes();
+    many<C::value_bits>(weight, panel, q, first, tokens, sums, [&](size_t, size_t groups, uint8_t* decoded) {
+      for (size_t u = 0; u < groups * weight.units; ++u, unit += C::bits * kLine)
+        decode_unit<C>(AllSteps{}, unit, table, decoded + u * kUnit * kPanel);
+    });
   });
 }
 
 }  // namespace
 
 extern const LowBitInt8 lowbit_int8;
-const LowBitInt8 lowbit_int8 = {together, quantize, int8};
+const LowBitInt8 lowbit_int8 = {rows_together, quantize, int8};
 
 }  // namespace qonnx::cpu::QONNX_TIER

@@ -17,30 +17,6 @@ constexpr float kLargestInteger = 1024;  // zero · Σ q of a group stays far in
 
 size_t divided_up(size_t a, size_t b) { return (a + b - 1) / b; }
 
-std::vector<float> numbers(const Tensor& tensor, const std::string& who, const char* input) {
-  std::vector<float> values(tensor.count);
-  for (size_t i = 0; i < tensor.count; ++i) switch (tensor.type) {
-      case Type::float32: values[i] = tensor.as<float>()[i]; break;
-      case Type::float16: values[i] = decode_float16(tensor.as<uint16_t>()[i]); break;
-      case Type::bfloat16: values[i] = decode_bfloat16(tensor.as<uint16_t>()[i]); break;
-      case Type::uint8: values[i] = tensor.as<uint8_t>()[i]; break;
-      default:
-        throw Error(who + "input " + input + " is " + type_text(tensor.type) +
-                    "; use float32, float16, bfloat16 (or uint8 for zero points)");
-    }
-  return values;
-}
-
-void expect(bool holds, const std::string& who, const char* input, const Tensor& tensor, const std::string& wanted) {
-  if (!holds)
-    throw Error(who + "input " + input + " has shape " + shape_text(tensor.shape) + ", but the attributes ask for " +
-                wanted);
-}
-
-bool exact_in_float16(const std::vector<float>& values) {
-  return std::all_of(values.begin(), values.end(), [](float v) { return decode_float16(encode_float16(v)) == v; });
-}
-
 // One row's 32 codes of a unit into the bit lines of its tile.
 void pack_unit(const uint8_t* code, int bits, uint8_t* lines) {
   constexpr size_t kLine = 128;
@@ -63,26 +39,71 @@ void pack_unit(const uint8_t* code, int bits, uint8_t* lines) {
 
 }  // namespace
 
+std::vector<float> numbers_of(const Tensor& tensor, const std::string& who, const char* input) {
+  std::vector<float> values(tensor.count);
+  for (size_t i = 0; i < tensor.count; ++i) switch (tensor.type) {
+      case Type::float32: values[i] = tensor.as<float>()[i]; break;
+      case Type::float16: values[i] = decode_float16(tensor.as<uint16_t>()[i]); break;
+      case Type::bfloat16: values[i] = decode_bfloat16(tensor.as<uint16_t>()[i]); break;
+      case Type::uint8: values[i] = tensor.as<uint8_t>()[i]; break;
+      default:
+        throw Error(who + "input " + input + " is " + type_text(tensor.type) +
+                    "; use float32, float16, bfloat16 (or uint8 for zero points)");
+    }
+  return values;
+}
+
+void expect_shape(bool holds, const std::string& who, const char* input, const Tensor& tensor,
+                  const std::string& wanted) {
+  if (!holds)
+    throw Error(who + "input " + input + " has shape " + shape_text(tensor.shape) + ", but the attributes ask for " +
+                wanted);
+}
+
+bool exact_in_float16(const std::vector<float>& values) {
+  return std::all_of(values.begin(), values.end(), [](float v) { return decode_float16(encode_float16(v)) == v; });
+}
+
+LowBitWeight geometry_of(const LowBitShape& shape) {
+  LowBitWeight weight{};
+  weight.rows = shape.rows;
+  weight.columns = shape.columns;
+  weight.block = shape.block;
+  weight.parts = divided_up(shape.block, kLargestGroup);
+  // Groups other than the last of a block are whole units, so that only blocks are padded.
+  weight.group = weight.parts == 1 ? shape.block : divided_up(divided_up(shape.block, weight.parts), kUnit) * kUnit;
+  weight.units = divided_up(weight.group, kUnit);
+  weight.groups = shape.blocks() * weight.parts;
+  weight.panels = divided_up(shape.rows, kPanel);
+  return weight;
+}
+
+Buffer by_panel(const LowBitWeight& weight, const std::vector<float>& values, size_t blocks) {
+  const size_t count = weight.panels * weight.groups * kPanel, size = weight.halves ? 2 : 4;
+  Buffer buffer(count * size);
+  std::memset(buffer.as<char>(), 0, count * size);
+  for (size_t row = 0; row < weight.rows; ++row)
+    for (size_t g = 0; g < weight.groups; ++g) {
+      const float value = values[row * blocks + g / weight.parts];
+      const size_t at = (row / kPanel * weight.groups + g) * kPanel + row % kPanel;
+      if (weight.halves) buffer.as<uint16_t>()[at] = encode_float16(value);
+      else buffer.as<float>()[at] = value;
+    }
+  return buffer;
+}
+
 PackedLowBit::PackedLowBit(const LowBitShape& shape, const LowBitInputs& inputs, bool bytes, const std::string& who) {
   const size_t n = shape.rows, blocks = shape.blocks();
   const std::string grid = "[" + std::to_string(n) + ", " + std::to_string(blocks) + "]";
   const size_t row_bytes = shape.layout.row_bytes(shape.columns);
-  expect(inputs.codes.count == n * row_bytes && inputs.codes.shape.size() == 2, who, "codes", inputs.codes,
-         "[" + std::to_string(n) + ", " + std::to_string(row_bytes) + "]");
-  expect(inputs.scale.count == n * blocks, who, "scale", inputs.scale, grid);
-  expect(inputs.zero_point.count == n * blocks || inputs.zero_point.count == 1, who, "zero_point", inputs.zero_point,
-         grid + " or one number");
-  expect(inputs.table.count == shape.layout.levels && inputs.table.type == Type::float32, who, "table", inputs.table,
-         "float32 [" + std::to_string(shape.layout.levels) + "]");
-  weight_.rows = n;
-  weight_.columns = shape.columns;
-  weight_.block = shape.block;
-  weight_.parts = divided_up(shape.block, kLargestGroup);
-  // Groups other than the last of a block are whole units, so that only blocks are padded.
-  weight_.group = weight_.parts == 1 ? shape.block : divided_up(divided_up(shape.block, weight_.parts), kUnit) * kUnit;
-  weight_.units = divided_up(weight_.group, kUnit);
-  weight_.groups = blocks * weight_.parts;
-  weight_.panels = divided_up(n, kPanel);
+  expect_shape(inputs.codes.count == n * row_bytes && inputs.codes.shape.size() == 2, who, "codes", inputs.codes,
+               "[" + std::to_string(n) + ", " + std::to_string(row_bytes) + "]");
+  expect_shape(inputs.scale.count == n * blocks, who, "scale", inputs.scale, grid);
+  expect_shape(inputs.zero_point.count == n * blocks || inputs.zero_point.count == 1, who, "zero_point",
+               inputs.zero_point, grid + " or one number");
+  expect_shape(inputs.table.count == shape.layout.levels && inputs.table.type == Type::float32, who, "table",
+               inputs.table, "float32 [" + std::to_string(shape.layout.levels) + "]");
+  weight_ = geometry_of(shape);
   set_values(shape, inputs.table.as<float>(), bytes, who);
   set_parameters(shape, inputs, who);
   pack_codes(shape, inputs.codes.as<uint8_t>());
@@ -113,8 +134,8 @@ void PackedLowBit::set_values(const LowBitShape& shape, const float* table, bool
 }
 
 void PackedLowBit::set_parameters(const LowBitShape& shape, const LowBitInputs& inputs, const std::string& who) {
-  const size_t n = shape.rows, blocks = shape.blocks(), parts = weight_.parts;
-  std::vector<float> scale = numbers(inputs.scale, who, "scale"), zero = numbers(inputs.zero_point, who, "zero_point");
+  std::vector<float> scale = numbers_of(inputs.scale, who, "scale"),
+                     zero = numbers_of(inputs.zero_point, who, "zero_point");
   for (float& z : zero) z = offset_ + (step_ == 1 ? z : z / step_);
   const bool uniform = std::all_of(zero.begin(), zero.end(), [&](float z) { return z == zero[0]; });
   const bool whole =
@@ -123,20 +144,8 @@ void PackedLowBit::set_parameters(const LowBitShape& shape, const LowBitInputs& 
   weight_.zero = uniform && !zero.empty() ? zero[0] : 0;
   weight_.halves = exact_in_float16(scale) && (uniform || exact_in_float16(zero));
 
-  auto lay_out = [&](const std::vector<float>& values, Buffer& buffer) {
-    const size_t count = weight_.panels * weight_.groups * kPanel, size = weight_.halves ? 2 : 4;
-    buffer = Buffer(count * size);
-    std::memset(buffer.as<char>(), 0, count * size);
-    for (size_t row = 0; row < n; ++row)
-      for (size_t g = 0; g < weight_.groups; ++g) {
-        const float value = values[row * blocks + g / parts];
-        const size_t at = (row / kPanel * weight_.groups + g) * kPanel + row % kPanel;
-        if (weight_.halves) buffer.as<uint16_t>()[at] = encode_float16(value);
-        else buffer.as<float>()[at] = value;
-      }
-  };
-  lay_out(scale, scales_);
-  if (!uniform) lay_out(zero, zeros_);
+  scales_ = by_panel(weight_, scale, shape.blocks());
+  if (!uniform) zeros_ = by_panel(weight_, zero, shape.blocks());
   weight_.scales = scales_.as<void>();
   weight_.zeros = zeros_.as<void>();
 }

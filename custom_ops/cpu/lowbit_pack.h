@@ -26,6 +26,15 @@ struct LowBitInputs {
   Tensor table;       // float32 [levels]
 };
 
+// What packing of every kind of weight shares. `who` begins the sentences of errors.
+std::vector<float> numbers_of(const Tensor& tensor, const std::string& who, const char* input);
+void expect_shape(bool holds, const std::string& who, const char* input, const Tensor& tensor,
+                  const std::string& wanted);
+bool exact_in_float16(const std::vector<float>& values);
+LowBitWeight geometry_of(const LowBitShape& shape);
+// Numbers [rows, blocks] as [panel][group][32], float16 when weight.halves.
+Buffer by_panel(const LowBitWeight& weight, const std::vector<float>& values, size_t blocks);
+
 class PackedLowBit {
  public:
   // `bytes`: the table, unless it counts 0, 1, 2, …, is rounded to 8 bits for integer sums.

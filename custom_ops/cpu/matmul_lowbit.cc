@@ -1,18 +1,20 @@
-// MatMulLowBit and DynamicQuantizeMatMulLowBit: Y = X · Wᵀ + bias with a weight of 1 to 8 bits a number.
+// Y = X · Wᵀ + bias with a weight of 1 to 8 bits a number (MatMulLowBit) or in code books (MatMulCodebook), in float32
+// or, as DynamicQuantize…, with X rounded to int8 by row and block first.
 //
-// Inputs: X [..., K]; codes uint8 [N, row bytes]; scale [N, ceil(K / block_size)]; zero_point, the same shape or one
-// number; table float32 [levels]; bias [N] or [1]. Attributes K, N, block_size, levels, codes_per_word, bytes_per_word
-// (the layout of formats/codes.h). w = scale · (table[code] − zero_point).
-// MatMulLowBit computes in float32; DynamicQuantizeMatMulLowBit first rounds X to int8 by row and block.
+// Inputs: X [..., K]; codes uint8 [N, row bytes]; then either scale [N, ceil(K / block_size)], zero_point, the same
+// shape or one number, and table float32 [levels]: w = scale · (table[code] − zero_point); or codebooks [books, levels,
+// length] and scale: w = scale · Σ codebooks[book, code[K / length, book]]; then bias, [N] or [1]. Attributes K, N,
+// block_size, levels, codes_per_word, bytes_per_word (the layout of formats/codes.h).
 //
 // Constant weights are packed once, when the kernel is created. Rows of X are prepared in parallel (spread over padded
 // blocks, or quantized), then panels of 32 outputs are computed in parallel, at most 256 rows of X at a time.
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <optional>
 
 #include "../formats/float16.h"
-#include "lowbit_pack.h"
+#include "codebook_pack.h"
 #include "numbers.h"
 #include "operators.h"
 #include "tier.h"
@@ -29,30 +31,48 @@ constexpr size_t kRowsAtOnce = 1024;           // of X: bounds the scratch memor
 constexpr size_t kTaskWork = size_t{1} << 21;  // multiply-adds worth a task of their own: some 20 µs
 constexpr size_t kTaskNumbers = 1 << 14;       // numbers of X worth a task of their own
 
-enum Input { kX, kCodes, kScale, kZeroPoint, kTable, kBias };
-
-struct Names {
-  static constexpr const char* exact = "MatMulLowBit";
-  static constexpr const char* dynamic = "DynamicQuantizeMatMulLowBit";
+// What differs between the two kinds of weight: inputs between X and the bias, names, packing.
+struct LowBit {
+  static constexpr const char *exact = "MatMulLowBit", *dynamic = "DynamicQuantizeMatMulLowBit";
+  static constexpr size_t kInputs = 4, kMostLevels = 256;
+  using Packed = PackedLowBit;
+  static constexpr Port inputs[] = {{Type::uint8}, {Type::any}, {Type::any}, {Type::float32}};
+  static LowBitInputs gather(const std::vector<Tensor>& t) { return {t[0], t[1], t[2], t[3]}; }
 };
 
-template <Type type, bool quantized>
-class MatMulLowBit {
+struct InCodebooks {
+  static constexpr const char *exact = "MatMulCodebook", *dynamic = "DynamicQuantizeMatMulCodebook";
+  static constexpr size_t kInputs = 3, kMostLevels = 65536;
+  using Packed = PackedCodebook;
+  static constexpr Port inputs[] = {{Type::uint8}, {Type::any}, {Type::any}};
+  static CodebookInputs gather(const std::vector<Tensor>& t) { return {t[0], t[1], t[2]}; }
+};
+
+template <class Form, Type type>
+constexpr std::array<Port, Form::kInputs + 2> ports() {
+  std::array<Port, Form::kInputs + 2> all{};
+  all.front() = all.back() = {type};
+  for (size_t i = 0; i < Form::kInputs; ++i) all[i + 1] = Form::inputs[i];
+  return all;
+}
+
+template <class Form, Type type, bool quantized>
+class Product {
  public:
-  static constexpr const char* name = quantized ? Names::dynamic : Names::exact;
-  static constexpr Port inputs[] = {{type}, {Type::uint8}, {Type::any}, {Type::any}, {Type::float32}, {type}};
+  static constexpr const char* name = quantized ? Form::dynamic : Form::exact;
+  static constexpr auto inputs = ports<Form, type>();
   static constexpr Port outputs[] = {{type}};
 
   static void infer(ShapeInference& shapes) {
-    auto y = shapes.input(kX);
-    const auto codes = shapes.input(kCodes);
+    auto y = shapes.input(0);
+    const auto codes = shapes.input(1);
     if (!y.known || !codes.known || codes.dims.size() != 2) return;
     y.dims.back() = codes.dims[0];
     y.symbols.back() = codes.symbols[0];
     shapes.output(0, y);
   }
 
-  explicit MatMulLowBit(const NodeInfo& info)
+  explicit Product(const NodeInfo& info)
       : who_(std::string(name) + " '" + info.node_name() + "': "),
         numbers_(*number_kernels_table[static_cast<int>(active_tier())]),
         int8_(*lowbit_int8_table[static_cast<int>(active_tier())]),
@@ -63,7 +83,7 @@ class MatMulLowBit {
     shape_.layout = {static_cast<uint32_t>(positive(info, "levels")),
                      static_cast<uint32_t>(positive(info, "codes_per_word")),
                      static_cast<uint32_t>(positive(info, "bytes_per_word"))};
-    if (!shape_.layout.valid())
+    if (!shape_.layout.valid() || shape_.layout.levels > Form::kMostLevels)
       throw Error(who_ + "levels=" + std::to_string(shape_.layout.levels) + " codes, " +
                   std::to_string(shape_.layout.codes_per_word) + " of them in a word of " +
                   std::to_string(shape_.layout.bytes_per_word) +
@@ -71,28 +91,28 @@ class MatMulLowBit {
     if (quantized && info.integer("activation_bits", 8) != 8)
       throw Error(who_ + "activation_bits=" + std::to_string(info.integer("activation_bits", 8)) +
                   " has no kernel; use 8");
-    const LowBitInputs weight{info.constant(kCodes), info.constant(kScale), info.constant(kZeroPoint),
-                              info.constant(kTable)};
-    if (weight.codes && weight.scale && weight.zero_point && weight.table)
-      packed_.emplace(shape_, weight, quantized, who_);
-    if (const Tensor bias = info.constant(kBias)) constant_bias_ = bias_of(bias);
+    std::vector<Tensor> arrays;
+    for (size_t i = 1; i <= Form::kInputs; ++i)
+      if (Tensor array = info.constant(i)) arrays.push_back(std::move(array));
+    if (arrays.size() == Form::kInputs) packed_.emplace(shape_, Form::gather(arrays), quantized, who_);
+    if (const Tensor bias = info.constant(Form::kInputs + 1)) constant_bias_ = bias_of(bias);
   }
 
   void run(Context& context) {
-    const Tensor x = context.input(kX);
+    const Tensor x = context.input(0);
     if (x.shape.empty() || x.shape.back() != static_cast<int64_t>(shape_.columns))
       throw Error(who_ + "X has shape " + shape_text(x.shape) + ", but K=" + std::to_string(shape_.columns) +
                   " must be its last dimension");
-    std::optional<PackedLowBit> fresh;
-    if (!packed_)
-      fresh.emplace(
-          shape_,
-          LowBitInputs{context.input(kCodes), context.input(kScale), context.input(kZeroPoint), context.input(kTable)},
-          quantized, who_);
+    std::optional<typename Form::Packed> fresh;
+    if (!packed_) {
+      std::vector<Tensor> arrays;
+      for (size_t i = 1; i <= Form::kInputs; ++i) arrays.push_back(context.input(i));
+      fresh.emplace(shape_, Form::gather(arrays), quantized, who_);
+    }
     const LowBitWeight& weight = (packed_ ? *packed_ : *fresh).weight();
     std::vector<float> own_bias;
     if (constant_bias_.empty())
-      if (const Tensor bias = context.input(kBias)) own_bias = bias_of(bias);
+      if (const Tensor bias = context.input(Form::kInputs + 1)) own_bias = bias_of(bias);
     const std::vector<float>& bias = constant_bias_.empty() ? own_bias : constant_bias_;
 
     std::vector<int64_t> shape = x.shape;
@@ -154,7 +174,7 @@ class MatMulLowBit {
 
   void run_rows(Context& context, const LowBitWeight& weight, const char* x, size_t rows, const float* bias, char* y) {
     const size_t width = weight.width(), groups = weight.groups;
-    const size_t together = quantized ? int8_.together(rows) : exact_.together(rows);
+    const size_t together = quantized ? int8_.together(weight, rows) : exact_.together(weight, rows);
     const size_t filled = (rows + together - 1) / together * together;  // rows of zeros fill up the last `together`
     const size_t tasks = std::min(filled, rows * width / kTaskNumbers + 1);
     const size_t own = Scratch::size_of<float>(width + shape_.columns);  // of a task
@@ -211,18 +231,30 @@ class MatMulLowBit {
   const LowBitInt8& int8_;
   const LowBitExact& exact_;
   LowBitShape shape_{};
-  std::optional<PackedLowBit> packed_;
+  std::optional<typename Form::Packed> packed_;
   std::vector<float> constant_bias_;
   Scratch scratch_;
 };
 
 }  // namespace
 
-const abi::CustomOp* matmul_lowbit_float32() { return operation<MatMulLowBit<Type::float32, false>>(); }
-const abi::CustomOp* matmul_lowbit_float16() { return operation<MatMulLowBit<Type::float16, false>>(); }
-const abi::CustomOp* matmul_lowbit_bfloat16() { return operation<MatMulLowBit<Type::bfloat16, false>>(); }
-const abi::CustomOp* dynamic_matmul_lowbit_float32() { return operation<MatMulLowBit<Type::float32, true>>(); }
-const abi::CustomOp* dynamic_matmul_lowbit_float16() { return operation<MatMulLowBit<Type::float16, true>>(); }
-const abi::CustomOp* dynamic_matmul_lowbit_bfloat16() { return operation<MatMulLowBit<Type::bfloat16, true>>(); }
+const abi::CustomOp* matmul_lowbit_float32() { return operation<Product<LowBit, Type::float32, false>>(); }
+const abi::CustomOp* matmul_lowbit_float16() { return operation<Product<LowBit, Type::float16, false>>(); }
+const abi::CustomOp* matmul_lowbit_bfloat16() { return operation<Product<LowBit, Type::bfloat16, false>>(); }
+const abi::CustomOp* dynamic_matmul_lowbit_float32() { return operation<Product<LowBit, Type::float32, true>>(); }
+const abi::CustomOp* dynamic_matmul_lowbit_float16() { return operation<Product<LowBit, Type::float16, true>>(); }
+const abi::CustomOp* dynamic_matmul_lowbit_bfloat16() { return operation<Product<LowBit, Type::bfloat16, true>>(); }
+const abi::CustomOp* matmul_codebook_float32() { return operation<Product<InCodebooks, Type::float32, false>>(); }
+const abi::CustomOp* matmul_codebook_float16() { return operation<Product<InCodebooks, Type::float16, false>>(); }
+const abi::CustomOp* matmul_codebook_bfloat16() { return operation<Product<InCodebooks, Type::bfloat16, false>>(); }
+const abi::CustomOp* dynamic_matmul_codebook_float32() {
+  return operation<Product<InCodebooks, Type::float32, true>>();
+}
+const abi::CustomOp* dynamic_matmul_codebook_float16() {
+  return operation<Product<InCodebooks, Type::float16, true>>();
+}
+const abi::CustomOp* dynamic_matmul_codebook_bfloat16() {
+  return operation<Product<InCodebooks, Type::bfloat16, true>>();
+}
 
 }  // namespace qonnx::cpu

@@ -19,7 +19,7 @@ struct CodeLayout {
 
   // All codes of a word fit in it, and a word fits in 63 bits (the specification computes in int64).
   bool valid() const {
-    if (levels < 2 || levels > 256 || codes_per_word < 1 || bytes_per_word < 1 || bytes_per_word > 7) return false;
+    if (levels < 2 || levels > 65536 || codes_per_word < 1 || bytes_per_word < 1 || bytes_per_word > 7) return false;
     const uint64_t room = uint64_t{1} << (8 * bytes_per_word);
     uint64_t values = 1;
     for (uint32_t j = 0; j < codes_per_word; ++j) {
@@ -30,13 +30,14 @@ struct CodeLayout {
   }
 };
 
-// Decodes a row into one byte a code.
-static inline void decode_codes(const CodeLayout& layout, const uint8_t* row, size_t columns, uint8_t* codes) {
+// Decodes a row into one Code (uint8_t or uint16_t) a code.
+template <class Code>
+static inline void decode_codes(const CodeLayout& layout, const uint8_t* row, size_t columns, Code* codes) {
   for (size_t k = 0; k < columns; row += layout.bytes_per_word) {
     uint64_t word = 0;
     for (uint32_t b = 0; b < layout.bytes_per_word; ++b) word |= static_cast<uint64_t>(row[b]) << (8 * b);
     for (uint32_t j = 0; j < layout.codes_per_word && k < columns; ++j, ++k) {
-      codes[k] = static_cast<uint8_t>(word % layout.levels);
+      codes[k] = static_cast<Code>(word % layout.levels);
       word /= layout.levels;
     }
   }
