@@ -1,0 +1,78 @@
+"""From a quantized weight to a node: matrix products of `ai.qonnx` as passes place them."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from qonnx.custom_ops import codebook, lowbit, ops
+from qonnx.custom_ops.codebook import CodebookWeight
+from qonnx.custom_ops.lowbit import LowBitWeight
+from qonnx.errors import QonnxError
+from qonnx.formats import QuantizedTensor
+
+
+def low_bit_weight(tensor: QuantizedTensor, scale_type: np.dtype | type = np.float32) -> LowBitWeight:
+    """A MatMul's weight [K, N], quantized by tensor, by output channel (axis 1) or by block along K (axis 0).
+
+    scale_type: the type that scales are stored in; float16 saves half a bit a weight at blocks of 32 and rounds them.
+
+    Raises:
+        QonnxError: the weight is no matrix, has more than 8 bits, or its scales lie along another axis.
+    """
+    grid, codes = tensor.format, np.asarray(tensor.codes)
+    axis = {"tensor": None, "channel": 1, "block": 0}[grid.granularity]
+    if codes.ndim != 2 or (axis is not None and tensor.axis % 2 != axis):
+        raise QonnxError(
+            f"a weight of shape {list(codes.shape)} with scales by {grid.granularity} along axis {tensor.axis} does "
+            f"not fit a matrix product [K, N]; quantize it by tensor, by channel of axis 1 or by block of axis 0"
+        )
+    levels = grid.maximum - grid.minimum + 1
+    if levels > 256:
+        raise QonnxError(f"format {grid.name} has {levels} levels; a low-bit product takes at most 256")
+    columns, rows = codes.shape
+    shape = {"tensor": (1, 1), "channel": (-1, 1)}.get(grid.granularity)
+
+    def by_row(parameter: np.ndarray) -> np.ndarray:
+        turned = parameter.T if shape is None else np.reshape(parameter, shape)
+        return np.ascontiguousarray(np.broadcast_to(turned, (rows, turned.shape[1])))
+
+    zero_point = by_row(np.asarray(tensor.zero_point, np.int64)) - grid.minimum
+    if (zero_point == zero_point.flat[0]).all():
+        zero_point = zero_point.flat[0]
+    return LowBitWeight(
+        codes=codes.T - grid.minimum,
+        scale=by_row(np.asarray(tensor.scale)).astype(scale_type),
+        zero_point=np.asarray(zero_point, np.uint8 if np.max(zero_point) < 256 else np.float32),
+        block=grid.block or columns,
+        levels=levels,
+    )
+
+
+def product(
+    x: ir.Value,
+    weight: LowBitWeight | CodebookWeight,
+    *,
+    int8: bool,
+    bias: np.ndarray | None = None,
+    name: str,
+) -> tuple[ir.Node, list[ir.Value]]:
+    """The node y = x · wᵀ + bias and the initializers that it reads, named after it.
+
+    int8: round x to 8 bits by row and block and sum integers; otherwise compute in float32. bias: [N], or None.
+    The caller inserts the node, registers the initializers and calls `ops.add_to_model` for its operator.
+    """
+    family = codebook if isinstance(weight, CodebookWeight) else lowbit
+    dtype = (x.dtype or ir.DataType.FLOAT).numpy()
+    arrays = {**weight.arrays(), "bias": np.zeros(1, dtype) if bias is None else bias.astype(dtype)}
+    values = [
+        ir.Value(name=f"{name}/{key}", const_value=ir.tensor(array, name=f"{name}/{key}"))
+        for key, array in arrays.items()
+    ]
+    operator = family.INT8 if int8 else family.EXACT
+    node = ops.node(operator, [x, *values], node_name=name, **weight.attributes())
+    (y,) = node.outputs
+    y.type = x.type
+    if x.shape is not None:
+        y.shape = ir.Shape([*x.shape[:-1], weight.attributes()["N"]])
+    return node, values

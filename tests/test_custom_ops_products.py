@@ -1,0 +1,64 @@
+"""Nodes of low-bit products from quantized tensors: what the codes meant they still mean."""
+
+import dataclasses
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from qonnx.custom_ops import ops
+from qonnx.custom_ops.products import low_bit_weight, product
+from qonnx.errors import QonnxError
+from qonnx.formats import FORMATS, QuantizedTensor
+from qonnx.runtime import session
+
+K, N = 70, 24
+GRANULARITIES = {"tensor": ((), 0, 0), "channel": ((N,), 1, 0), "block": ((5, N), 0, 16)}
+
+
+def tensor_of(name, granularity):
+    shape, axis, block = GRANULARITIES[granularity]
+    grid = dataclasses.replace(FORMATS[name], granularity=granularity, block=block)
+    rng = np.random.default_rng(0)
+    codes = rng.integers(grid.minimum, grid.maximum + 1, (K, N)).astype(np.int32)
+    zero_point = rng.integers(grid.minimum, grid.maximum + 1, shape)
+    if grid.symmetric:
+        zero_point = np.full(shape, grid.middle)
+    return QuantizedTensor(grid, codes, (rng.random(shape) + 0.5).astype(np.float32), np.asarray(zero_point), axis)
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("name", [name for name, grid in FORMATS.items() if grid.bits <= 8])
+def test_a_low_bit_weight_means_what_the_quantized_tensor_meant(name, granularity):
+    tensor = tensor_of(name, granularity)
+    np.testing.assert_allclose(low_bit_weight(tensor).decode().T, tensor.decode(), rtol=2**-23)
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_the_node_computes_the_product(int8):
+    weight = low_bit_weight(tensor_of("u4", "block"))
+    x = ir.Value(name="x", shape=ir.Shape(["batch", 3, K]), type=ir.TensorType(ir.DataType.FLOAT))
+    bias = np.arange(N, dtype=np.float32)
+    node, values = product(x, weight, int8=int8, bias=bias, name="layer")
+    node.outputs[0].name = "y"
+    graph = ir.Graph([x], node.outputs, nodes=[node], initializers=values, opset_imports={"": 21}, name="g")
+    model = ir.Model(graph, ir_version=10)
+    ops.add_to_model(model, node.op_type)
+    data = np.random.default_rng(1).standard_normal((2, 3, K)).astype(np.float32)
+    wanted = data.astype(np.float64) @ weight.decode().T + bias
+    y = session(model).run(None, {"x": data})[0]
+    assert list(node.outputs[0].shape) == ["batch", 3, N]
+    # int8 rounds each of K numbers by at most half a step of largest/127
+    step = np.abs(data).max() / 254 if int8 else 2.0**-20
+    assert np.abs(y - wanted).max() <= step * np.abs(weight.decode()).sum(1).max()
+
+
+def test_a_weight_of_sixteen_bits_is_refused_with_a_sentence():
+    with pytest.raises(QonnxError, match="has 65536 levels; a low-bit product takes at most 256"):
+        low_bit_weight(tensor_of("s16", "channel"))
+
+
+def test_scales_along_the_wrong_axis_are_refused_with_a_sentence():
+    tensor = dataclasses.replace(tensor_of("s4", "channel"), axis=0)
+    with pytest.raises(QonnxError, match="by channel along axis 0 does not fit"):
+        low_bit_weight(tensor)
