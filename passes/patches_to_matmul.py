@@ -1,9 +1,9 @@
 """Patches to MatMul: a convolution whose kernel is its stride cuts the image into patches; multiply them as rows.
 
 Runtimes fuse an integer Conv only if its output is quantized as well, and the output of a patch embedding is the
-residual stream of the whole transformer (29.5 dB at the features of a ViT-S, the worst of all layers). An integer MatMul
-may end in float. With patch size p×q, [N, C, H, W] becomes [N, H/p · W/q, C·p·q] by Reshape, Transpose, Reshape; the
-product [N, L, O] is transposed back to [N, O, H/p, W/q]. Exact up to the order of addition.
+residual stream of the whole transformer (29.5 dB at the features of a ViT-S, the worst of all layers). An integer
+MatMul may end in float. With patch size p×q, [N, C, H, W] becomes [N, H/p · W/q, C·p·q] by Reshape, Transpose, Reshape;
+the product [N, L, O] is transposed back to [N, O, H/p, W/q]. Exact up to the order of addition.
 
 Handled: two spatial dimensions of known size, group 1, no padding, no dilation, constant weight, an output that no
 activation function follows.

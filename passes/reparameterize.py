@@ -1,21 +1,21 @@
 """Reparameterize: move the spread between channels of a norm's output into the weights behind it (channel → layer).
 
-A per-tensor grid on x wastes codes where channels differ in range. With a per-channel grid (s_j, z_j), z_j an integer that
-may lie far outside the codes, and one target grid (s̃, z̃), the identity
+A per-tensor grid on x wastes codes where channels differ in range. With a per-channel grid (s_j, z_j), z_j an integer
+that may lie far outside the codes, and one target grid (s̃, z̃), the identity
     x̃ = (x + s ⊙ r2) ⊘ r1,   r1 = s/s̃,  r2 = z − z̃,   x̃/s̃ + z̃ = x/s + z
-turns the per-channel codes into those of a plain per-tensor grid (RepQ-ViT, Li et al. 2023, eq. 8–11). It costs nothing:
+turns the per-channel codes into those of a plain per-tensor grid (RepQ-ViT, Li et al. 2023, eq. 8–11), at no cost:
     norm:      γ̃ = γ ⊘ r1,  β̃ = (β + s ⊙ r2) ⊘ r1
     consumers: W̃ = diag(r1) W,  b̃ = b − (s ⊙ r2)ᵀ W
-`strength` α takes r1^α: 1 equalises all channels, 0 changes nothing; the shift goes with it. By default a norm is folded
-by α = ½ if that lowers the expected error of the outputs, in closed form, at least `gain` times:
+`strength` α takes r1^α: 1 equalises all channels, 0 changes nothing; the shift goes with it. By default a norm is
+folded by α = ½ if that lowers the expected error of the outputs, in closed form, at least `gain` times:
     activations: Δ²/12 · Σ_j r̂_j² ‖W_j‖²,  weights: Σ_o Δ_o²/12 · Σ_j E[x̃_j²].
 The threshold is there because a fold has a price of its own: channels whose range is small on the calibration data lose
 their headroom. Measured on a DINOv2-small at 8 bits, feature SQNR with only one layer quantized: block 0, whose
 channel 199 is 20 times the median, gains 9 dB; block 8, where unseen photos exceed a channel's range by 1.7, loses 18.
 
 Norms handled: LayerNormalization with constant γ (and β; one is added if absent), RMSNormalization (no β: r2 = 0).
-Consumers: MatMul with a constant matrix, bias in the Add behind it or a new Add; Gemm with either transB. A norm with any
-other reader, or whose reader is excluded from quantization, is left alone: a residual branch would have to be undone.
+Consumers: MatMul with a constant matrix, bias in the Add behind it or a new Add; Gemm with either transB. A norm with
+any other reader, or whose reader is excluded from quantization, is left alone: a residual branch would have to be undone.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ from qonnx.stats import Stats, affine_channels
 class Reparameterize(Pass):
     """Fold per-channel ranges of norms into the linear layers behind them.
 
-    strength: of the fold, 0…1. bits: of activations and weights. gain: factor by which the default must lower the error.
+    strength: of the fold, 0…1. bits: of activations and weights. gain: factor by which the default must lower the
+    expected error.
     """
 
     settings: Any = None

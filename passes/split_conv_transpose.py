@@ -1,13 +1,13 @@
 """Split ConvTranspose into the convolutions of its phases, for targets that run Conv on integers but not ConvTranspose.
 
 With stride s, output row o = s·q + r (phase r) only meets kernel taps t ≡ r + p (mod s). Writing t = t0 + s·j with
-t0 = (r + p) mod s and d = (r + p − t0)/s, it reads input rows q + d − j, j = 0…n−1: an ordinary convolution with the taps
-in reverse order, n − 1 − d rows of padding before and d behind. The s×s phases are concatenated as channels and
-interleaved by DepthToSpace: the same products and sums, in another order of addition. Exact up to rounding. A Relu that
-alone reads the result moves in front of the interleaving, where it stays part of each convolution's integer unit.
+t0 = (r + p) mod s and d = (r + p − t0)/s, it reads input rows q + d − j, j = 0…n−1: an ordinary convolution with the
+taps in reverse order, n − 1 − d rows of padding before and d behind. The s×s phases are concatenated as channels and
+interleaved by DepthToSpace: the same products and sums, in another order of addition. Exact up to rounding. A Relu
+that alone reads the result moves in front of the interleaving, into each convolution's integer unit.
 
-Handled: two spatial dimensions, group 1, no dilation, equal strides, output exactly s times the input (kernel − pads = s),
-constant weight and bias. Where all phases have the same padding (kernel = stride) one Conv makes all of them.
+Handled: two spatial dimensions, group 1, no dilation, equal strides, output exactly s times the input (kernel − pads
+= s), constant weight and bias. Where all phases have the same padding (kernel = stride) one Conv makes all of them.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime as ort
 
 from qonnx.lean import lean_session
 
@@ -19,13 +20,18 @@ Feeds = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
-    """Samples and what the float model says to them: arrays of the tensors `names` for each sample."""
+    """Samples and what the float model says to them: arrays of the tensors `names` for each sample.
+
+    exact: ONNX Runtime keeps activations of products with integer weights as the file has them. By default it quantizes
+    float and 16-bit ones to 8 bits at run time (MatMulNBits at accuracy level 4), which other runtimes do not.
+    """
 
     samples: tuple[Feeds, ...]
     expected: tuple[tuple[np.ndarray, ...], ...]
     names: tuple[str, ...]
     threads: int | None
     libraries: tuple[str, ...]
+    exact: bool = False
 
     def measure(self, model: ir.Model) -> Harm:
         """What is wrong with the worst tensor in `model`; the model is used up (its weights are handed over)."""
@@ -53,7 +59,13 @@ class Harm:
 
 
 def judge(
-    model: ir.Model, samples: Iterable[Feeds], threads: int | None, libraries: Sequence[str], *, squashed: bool
+    model: ir.Model,
+    samples: Iterable[Feeds],
+    threads: int | None,
+    libraries: Sequence[str],
+    *,
+    squashed: bool,
+    exact: bool = False,
 ) -> Judge:
     """Run the float `model` (a clone of it) on `samples` and keep its float outputs.
 
@@ -62,7 +74,7 @@ def judge(
     """
     outputs = [v for v in model.graph.outputs if v.dtype is None or v.dtype.is_floating_point()]
     names = tuple((v if squashed else _before_squashing(v)).name for v in outputs)
-    empty = Judge(tuple(samples), (), names, threads, tuple(libraries))
+    empty = Judge(tuple(samples), (), names, threads, tuple(libraries), exact)
     return dataclasses.replace(empty, expected=tuple(tuple(arrays) for arrays in _run(model.clone(), empty)))
 
 
@@ -73,7 +85,10 @@ def _run(model: ir.Model, judge: Judge) -> Iterator[list[np.ndarray]]:
         for value in node.outputs:
             if value.name in judge.names and value.name not in known:
                 model.graph.outputs.append(value)
-    session = lean_session(model, threads=judge.threads, libraries=judge.libraries)
+    options = ort.SessionOptions()
+    if judge.exact:
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    session = lean_session(model, threads=judge.threads, libraries=judge.libraries, options=options)
     for feeds in judge.samples:
         yield session.run(list(judge.names), feeds)
 

@@ -1,0 +1,140 @@
+"""Channel → layer: the fold changes no output, and its per-tensor codes are those of a per-channel quantizer."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from models.tiny import build
+from qonnx.formats import FORMATS
+from qonnx.notes import note
+from qonnx.passes.observe import Observe
+from qonnx.passes.reparameterize import Reparameterize
+from qonnx.runtime import session
+from qonnx.settings import Settings
+
+HEAD = '<ir_version: 10, opset_import: ["": 21]>'
+NORM = f"""{HEAD}
+g (float[B,5,8] x, float[8] gamma, float[8] beta, float[8,6] w, float[6] b, float[8,4] w2)
+    => (float[B,5,6] y, float[B,5,4] z) {{
+    n = LayerNormalization(x, gamma, beta)
+    m = MatMul(n, w)
+    y = Add(m, b)
+    z = MatMul(n, w2)
+}}"""
+RESIDUAL = NORM.replace("z = MatMul(n, w2)", "z = MatMul(n, w2)\n    r = Add(n, n)").replace(
+    "float[B,5,4] z)", "float[B,5,4] z, float[B,5,8] r)"
+)
+
+
+def observed(text: str = NORM) -> tuple[ir.Model, list[dict]]:
+    """The model with one channel of the norm a hundred times the others, its statistics noted."""
+    model = build(text)
+    for value in model.graph.initializers.values():
+        array = value.const_value.numpy().copy()
+        if value.name == "gamma":
+            array[3] = 100.0
+        value.const_value = ir.tensor(array, name=value.name)
+    data = [{"x": np.random.default_rng(i).normal(size=(2, 5, 8)).astype(np.float32)} for i in range(4)]
+    Observe(data)(model)
+    return model, data
+
+
+def run(model: ir.Model, feeds: dict) -> list[np.ndarray]:
+    return session(model.clone(), optimization="none").run(None, feeds)
+
+
+@pytest.mark.parametrize("strength", [0.25, 0.5, 1.0])
+def test_the_fold_changes_no_output(strength):
+    model, data = observed()
+    before = run(model, data[0])
+    assert Reparameterize(strength=strength)(model).changes
+    for a, b in zip(before, run(model, data[0]), strict=True):
+        # three float32 products of up to eight terms, each rounded: 8·3·2⁻²⁴ of the largest magnitudes involved
+        assert np.abs(a - b).max() <= 64 * 2**-24 * np.abs(a).max()
+
+
+def test_statistics_after_the_fold_are_those_of_the_new_tensor():
+    model, data = observed()
+    Reparameterize(strength=1.0)(model)
+    folded = {v.name: note(v).stats for node in model.graph for v in node.outputs}
+    Observe(data)(model)
+    for node in model.graph:
+        if node.op_type in ("LayerNormalization", "MatMul"):
+            claimed, real = folded[node.outputs[0].name], note(node.outputs[0]).stats
+            size = np.abs(real.channel_maximum).max()
+            np.testing.assert_allclose(claimed.channel_minimum, real.channel_minimum, atol=1e-5 * size)
+            np.testing.assert_allclose(claimed.channel_maximum, real.channel_maximum, atol=1e-5 * size)
+            np.testing.assert_allclose(claimed.channel_mean, real.channel_mean, atol=1e-5 * size)
+
+
+def test_codes_equal_those_of_a_per_channel_quantizer():
+    """RepQ-ViT eq. 8–11: with an integer target zero point the per-tensor codes are the per-channel ones."""
+    model, data = observed()
+    norm = next(node for node in model.graph if node.op_type == "LayerNormalization")
+    stats, name = note(norm.outputs[0]).stats, norm.outputs[0].name
+    x = tapped(model, name, data)
+    low, high = stats.channel_minimum, stats.channel_maximum
+    step = (high - low) / 255
+    zero_point = np.rint(-low / step)
+    reference = np.clip(np.rint(x / step) + zero_point, 0, 255)
+
+    Reparameterize(strength=1.0)(model)
+    moved = tapped(model, name, data)
+    common = np.exp(np.log(step).mean())
+    codes = np.rint(moved / common) + 128
+    ties = np.abs(np.abs(moved / common - np.trunc(moved / common)) - 0.5) < 1e-3  # float32 decides those either way
+    assert (codes == reference)[~ties].all()
+    assert ties.mean() < 0.01
+    assert codes.min() >= -1 and codes.max() <= 256  # the target grid holds them all, give or take a rounding
+
+
+def tapped(model: ir.Model, name: str, data: list[dict]) -> np.ndarray:
+    copy = model.clone()
+    copy.graph.outputs.append(next(v for node in copy.graph for v in node.outputs if v.name == name))
+    opened = session(copy, optimization="none")
+    return np.concatenate([opened.run([name], feeds)[0] for feeds in data]).astype(np.float64)
+
+
+def test_the_default_folds_an_outlier_channel_and_leaves_an_even_norm_alone():
+    model, _ = observed()
+    assert len(Reparameterize()(model).changes) == 1
+    even = build(NORM)
+    Observe([{"x": np.random.default_rng(0).normal(size=(2, 5, 8)).astype(np.float32)}])(even)
+    assert not Reparameterize()(even).changes
+
+
+def test_a_second_time_changes_nothing():
+    model, _ = observed()
+    Reparameterize(strength=1.0)(model)
+    assert not Reparameterize(strength=1.0)(model).changes
+
+
+@pytest.mark.parametrize(
+    ("text", "settings"),
+    [(RESIDUAL, None), (NORM, Settings(op_types_to_exclude=("MatMul",)))],
+    ids=["a residual branch reads the norm", "its readers are excluded"],
+)
+def test_left_alone(text, settings):
+    model, _ = observed(text)
+    assert not Reparameterize(settings=settings, strength=1.0)(model).changes
+
+
+def test_the_fold_lowers_the_error_of_the_small_channels():
+    model, data = observed()
+    name = next(node for node in model.graph if node.op_type == "LayerNormalization").outputs[0].name
+    plain = channel_noise(tapped(model, name, data))
+    Reparameterize(strength=1.0)(model)
+    folded = channel_noise(tapped(model, name, data))
+    # channel 3 is about a hundred times as wide as the median: its fold gains 40 dB for the others, and costs it nothing
+    assert np.median(folded) < np.median(plain) / 1000
+    assert folded.max() < 1e-3
+
+
+def channel_noise(x: np.ndarray) -> np.ndarray:
+    """Error power of each channel on one 8-bit grid for all, relative to the channel's variance."""
+    format = FORMATS["u8"]
+    scale, zero_point = format.scale_and_zero_point(x.min(), x.max())
+    error = format.decode(format.encode(x, scale, zero_point), scale, zero_point) - x
+    return np.square(error).mean((0, 1)) / x.var((0, 1))
