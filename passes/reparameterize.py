@@ -13,6 +13,9 @@ The threshold is there because a fold has a price of its own: channels whose ran
 their headroom. Measured on a DINOv2-small at 8 bits, feature SQNR with only one layer quantized: block 0, whose
 channel 199 is 20 times the median, gains 9 dB; block 8, where unseen photos exceed a channel's range by 1.7, loses 18.
 
+`rule = "smooth"` takes SmoothQuant's ratio instead, max|X_j|^α / max|W_j|^(1−α), without a shift (Xiao et al. 2022, eq. 4;
+α = ½ unless `strength` says otherwise), for every norm.
+
 Norms handled: LayerNormalization with constant γ (and β; one is added if absent), RMSNormalization (no β: r2 = 0).
 Consumers: MatMul with a constant matrix, bias in the Add behind it or a new Add; Gemm with either transB. A norm with
 any other reader, or whose reader is excluded from quantization, is left alone: a residual branch would have to be undone.
@@ -22,7 +25,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -37,11 +40,12 @@ from qonnx.stats import Stats, affine_channels
 class Reparameterize(Pass):
     """Fold per-channel ranges of norms into the linear layers behind them.
 
-    strength: of the fold, 0…1. bits: of activations and weights. gain: factor by which the default must lower the
+    rule: "ranges" (RepQ-ViT) or "smooth" (SmoothQuant). strength: of the fold, 0…1. bits: of activations and weights. gain: factor by which the default must lower the
     expected error.
     """
 
     settings: Any = None
+    rule: Literal["ranges", "smooth"] = "ranges"
     strength: float | None = None  # None: 0 or ½, whichever the expected error says
     bits: int = 8
     gain: float = 4.0
@@ -61,7 +65,7 @@ class Reparameterize(Pass):
             weights = [_matrix(linear) for linear in linears]
             shift, ratio, strength = self._choose(stats, weights, shifts=is_op(node, "LayerNormalization"))
             note(node).folded = True
-            if strength == 0.0 and not shift.any():
+            if not shift.any() and np.ptp(ratio) == 0.0:
                 continue
             _fold_into_norm(node, ratio, shift)
             for linear, weight in zip(linears, weights, strict=True):
@@ -97,6 +101,8 @@ class Reparameterize(Pass):
 
     def _choose(self, stats: Stats, weights: list[np.ndarray], shifts: bool) -> tuple[np.ndarray, np.ndarray, float]:
         """(shift s⊙r2, ratio r1^α, α) that make the channels' ranges alike."""
+        if self.rule == "smooth":
+            return self._smooth(stats, weights)
         levels = 2**self.bits - 1
         low, high = np.minimum(stats.channel_minimum, 0), np.maximum(stats.channel_maximum, 0)
         if shifts:
@@ -115,6 +121,14 @@ class Reparameterize(Pass):
         if self._cost(stats, weights, shift, relative**0.5, levels) * self.gain > plain:
             return np.zeros_like(shift), np.ones_like(relative), 0.0
         return shift, relative**0.5, 0.5
+
+    def _smooth(self, stats: Stats, weights: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, float]:
+        """SmoothQuant's ratio, scaled to a geometric mean of 1."""
+        strength = 0.5 if self.strength is None else self.strength
+        wide = np.maximum(np.maximum(-stats.channel_minimum, stats.channel_maximum), 1e-12)
+        heavy = np.maximum(np.max([np.abs(weight).max(1) for weight in weights], axis=0), 1e-12)
+        ratio = wide**strength / heavy ** (1 - strength)
+        return np.zeros_like(ratio), ratio / np.exp(np.log(ratio).mean()), strength
 
     def _cost(self, stats: Stats, weights, shift, ratio, levels: int) -> float:
         """Expected squared error of all layers' outputs for one row of inputs, up to a common factor."""

@@ -45,11 +45,11 @@ def run(model: ir.Model, feeds: dict) -> list[np.ndarray]:
     return session(model.clone(), optimization="none").run(None, feeds)
 
 
-@pytest.mark.parametrize("strength", [0.25, 0.5, 1.0])
-def test_the_fold_changes_no_output(strength):
+@pytest.mark.parametrize(("rule", "strength"), [("ranges", 0.25), ("ranges", 0.5), ("ranges", 1.0), ("smooth", None)])
+def test_the_fold_changes_no_output(rule, strength):
     model, data = observed()
     before = run(model, data[0])
-    assert Reparameterize(strength=strength)(model).changes
+    assert Reparameterize(rule=rule, strength=strength)(model).changes
     for a, b in zip(before, run(model, data[0]), strict=True):
         # three float32 products of up to eight terms, each rounded: 8·3·2⁻²⁴ of the largest magnitudes involved
         assert np.abs(a - b).max() <= 64 * 2**-24 * np.abs(a).max()
@@ -105,6 +105,18 @@ def test_the_default_folds_an_outlier_channel_and_leaves_an_even_norm_alone():
     assert not Reparameterize()(even).changes
 
 
+def test_smoothquant_balances_activations_and_weights():
+    model, _ = observed()
+    norm = next(node for node in model.graph if node.op_type == "LayerNormalization")
+    Reparameterize(rule="smooth")(model)
+    stats = note(norm.outputs[0]).stats
+    wide = np.maximum(-stats.channel_minimum, stats.channel_maximum)
+    weights = [use.node.inputs[1].const_value.numpy() for use in norm.outputs[0].uses()]
+    heavy = np.max([np.abs(weight).max(1) for weight in weights], axis=0)
+    share = wide / heavy  # with α = ½ both sides of the product have the same largest entry, up to one common factor
+    np.testing.assert_allclose(share, share[0], rtol=1e-5)
+
+
 def test_a_second_time_changes_nothing():
     model, _ = observed()
     Reparameterize(strength=1.0)(model)
@@ -127,7 +139,7 @@ def test_the_fold_lowers_the_error_of_the_small_channels():
     plain = channel_noise(tapped(model, name, data))
     Reparameterize(strength=1.0)(model)
     folded = channel_noise(tapped(model, name, data))
-    # channel 3 is about a hundred times as wide as the median: its fold gains 40 dB for the others, and costs it nothing
+    # channel 3 is about a hundred times as wide as the median: its fold gains 40 dB for the others and costs it nothing
     assert np.median(folded) < np.median(plain) / 1000
     assert folded.max() < 1e-3
 
