@@ -13,12 +13,12 @@ The threshold is there because a fold has a price of its own: channels whose ran
 their headroom. Measured on a DINOv2-small at 8 bits, feature SQNR with only one layer quantized: block 0, whose
 channel 199 is 20 times the median, gains 9 dB; block 8, where unseen photos exceed a channel's range by 1.7, loses 18.
 
-`rule = "smooth"` takes SmoothQuant's ratio instead, max|X_j|^α / max|W_j|^(1−α), without a shift (Xiao et al. 2022, eq. 4;
-α = ½ unless `strength` says otherwise), for every norm.
+`rule = "smooth"` takes SmoothQuant's ratio instead, max|X_j|^α / max|W_j|^(1−α), without a shift (Xiao et al. 2022,
+eq. 4; α = ½ unless `strength` says otherwise), for every norm.
 
 Norms handled: LayerNormalization with constant γ (and β; one is added if absent), RMSNormalization (no β: r2 = 0).
 Consumers: MatMul with a constant matrix, bias in the Add behind it or a new Add; Gemm with either transB. A norm with
-any other reader, or whose reader is excluded from quantization, is left alone: a residual branch would have to be undone.
+any other reader, or whose reader is excluded from quantization, is left alone: the fold would have to be undone there.
 """
 
 from __future__ import annotations
