@@ -40,8 +40,8 @@ from qonnx.stats import Stats, affine_channels
 class Reparameterize(Pass):
     """Fold per-channel ranges of norms into the linear layers behind them.
 
-    rule: "ranges" (RepQ-ViT) or "smooth" (SmoothQuant). strength: of the fold, 0…1. bits: of activations and weights. gain: factor by which the default must lower the
-    expected error.
+    rule: "ranges" (RepQ-ViT) or "smooth" (SmoothQuant). strength: of the fold, 0…1. bits: of activations and weights.
+    gain: factor by which the default must lower the expected error.
     """
 
     settings: Any = None
@@ -158,9 +158,9 @@ def _fold_into_norm(node: ir.Node, ratio: np.ndarray, shift: np.ndarray) -> None
     gamma = array(node.inputs[1])
     scaled = (gamma / ratio).astype(gamma.dtype)
     set_input(node, 1, initializer(node.graph, f"{node.inputs[1].name}_folded", scaled))
-    if not shift.any():
-        return
     has_beta = len(node.inputs) > 2 and node.inputs[2] is not None
+    if not has_beta and not shift.any():
+        return
     beta = array(node.inputs[2]) if has_beta else np.zeros_like(gamma)
     name = node.inputs[2].name if has_beta else f"{node.name}_bias"
     moved = ((beta + shift) / ratio).astype(gamma.dtype)
