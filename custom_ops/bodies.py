@@ -167,3 +167,17 @@ DYNAMIC_QUANTIZE_MATMUL_CODEBOOK = f"""
   book_code = Round (book_ratio)
   vectors = Mul (book_code, book_step)
 {_CODEBOOK}{_ROUND_X}{_MULTIPLY}"""
+
+# Only the rows asked for are decoded: y[..., K] in the type of the code books.
+GATHER_CODEBOOK = f"""
+  flat_shape_of_rows = Constant <value_ints = [-1]> ()
+  flat_rows = Reshape (rows, flat_shape_of_rows)
+  codes = Gather <axis = 0> (weight_codes, flat_rows)
+  scale = Gather <axis = 0> (weight_scale, flat_rows)
+  vectors = Cast <to = 1> (codebooks)
+{_CODEBOOK}
+  row_shape = Shape (rows)
+  y_shape = Concat <axis = 0> (row_shape, columns_1)
+  y_32 = Reshape (w, y_shape)
+  y = CastLike (y_32, codebooks)
+"""

@@ -19,6 +19,7 @@ from qonnx.custom_ops import DOMAIN, hadamard, log_attention
 from qonnx.custom_ops.bodies import (
     DYNAMIC_QUANTIZE_MATMUL_CODEBOOK,
     DYNAMIC_QUANTIZE_MATMUL_LOW_BIT,
+    GATHER_CODEBOOK,
     MATMUL_CODEBOOK,
     MATMUL_LOW_BIT,
 )
@@ -51,6 +52,7 @@ OPS: dict[str, Op] = {
         Op("DynamicQuantizeMatMulLowBit", _LOW_BIT_INPUTS, _CODES, DYNAMIC_QUANTIZE_MATMUL_LOW_BIT),
         Op("MatMulCodebook", _CODEBOOK_INPUTS, _CODES, MATMUL_CODEBOOK),
         Op("DynamicQuantizeMatMulCodebook", _CODEBOOK_INPUTS, _CODES, DYNAMIC_QUANTIZE_MATMUL_CODEBOOK),
+        Op("GatherCodebook", ("rows", "weight_codes", "codebooks", "weight_scale"), _CODES, GATHER_CODEBOOK),
         Op(log_attention.OPERATOR, log_attention.INPUTS, log_attention.ATTRIBUTES, log_attention.BODY),
         Op(hadamard.HADAMARD, ("x", "base"), hadamard.ROTATION, hadamard.HADAMARD_BODY),
         Op(
