@@ -9,8 +9,8 @@ from rich.markup import escape
 
 from qonnx.cli.parser import Parser
 from qonnx.cli.screen import screen, table
-from qonnx.inspection import inspect
 from qonnx.inspect_terminal import render
+from qonnx.inspection import inspect
 from qonnx.model import load, nodes
 from qonnx.selection import check_patterns, first_match, names
 
