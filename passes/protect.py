@@ -16,7 +16,7 @@ import dataclasses
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import onnx_ir as ir
 
@@ -53,6 +53,7 @@ class Protect(Pass):
 
     needs = ("assign", "solve_weights")
     tolerance = None
+    counts_layers: ClassVar[bool] = True  # what `progress` is called with
 
     def changes(self, model: ir.Model) -> Iterator[Change]:
         planned = [index for index, node in enumerate(model.graph) if isinstance(note(node).plan, Plan)]

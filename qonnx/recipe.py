@@ -171,7 +171,11 @@ class Recipe:
         }
         samples = len(data) if hasattr(data, "__len__") else None
         records: list[StepRecord] = []
-        ticks = [None if progress is None else functools.partial(_tick, progress, s.name, samples) for s in self.steps]
+        totals = [None if getattr(PASSES[s.name], "counts_layers", False) else samples for s in self.steps]
+        ticks = [
+            None if progress is None else functools.partial(_tick, progress, step.name, total)
+            for step, total in zip(self.steps, totals, strict=True)
+        ]
         # All are built before the first one runs: what a pass refuses, it refuses before any work.
         passes = [_build(step, {**given, "progress": tick}) for step, tick in zip(self.steps, ticks, strict=True)]
         for step, one in zip(self.steps, passes, strict=True):
