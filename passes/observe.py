@@ -106,7 +106,8 @@ class Observe(Pass):
             if node.op_type in MULTIPLIERS and node.domain == "":
                 for index in (0, 1):
                     self._add(wishes, node.inputs[index], self._input_wish(node, index))
-                self._add(wishes, node.outputs[0], Wish(channel_axis=1 if "Conv" in node.op_type else -1))
+                if self._wants_output(node):
+                    self._add(wishes, node.outputs[0], Wish(channel_axis=1 if "Conv" in node.op_type else -1))
                 if (closing := output_of(node)) is not node.outputs[0]:  # the Relu behind it: where its Q/DQ will stand
                     self._add(wishes, closing, Wish())
             elif self.target is not None and concerned(node, self.target):
@@ -116,6 +117,10 @@ class Observe(Pass):
                 for value in (*node.inputs, *node.outputs):
                     self._add(wishes, value, Wish())
         return wishes
+
+    def _wants_output(self, node: ir.Node) -> bool:
+        """Whether a grid may stand on the node's output; without a target all are kept."""
+        return self.target is None or self.target.node_units or node.op_type in self.target.outputs
 
     def _add(self, wishes: dict[str, Wish], value: ir.Value | None, wish: Wish) -> None:
         """Enter a wish; of two for one tensor, the one for a Gram matrix or for channels wins."""

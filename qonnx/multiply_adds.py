@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import numpy as np
 import onnx_ir as ir
 
 Shape = tuple[int, ...]
@@ -22,7 +23,7 @@ def multiply_adds(node: ir.Node, shapes: Mapping[str, Shape]) -> int | None:
     `shapes` maps names of values to shapes. Conv: |Y|·C·∏kernel; ConvTranspose: |X|·M·∏kernel; MatMul and Gemm: |Y|·K.
     """
     inputs = [shapes.get(value.name) if value is not None else None for value in node.inputs]
-    output = shapes.get(node.outputs[0].name)
+    output = shapes.get(node.outputs[0].name) or _output(node, inputs)
     if output is None or not inputs or inputs[0] is None:
         return None
     if node.op_type in _CONVOLUTIONS:
@@ -37,3 +38,15 @@ def multiply_adds(node: ir.Node, shapes: Mapping[str, Shape]) -> int | None:
     if node.op_type == "MatMulNBits":
         return math.prod(output) * node.attributes.get_int("K", 0)
     return None
+
+
+def _output(node: ir.Node, inputs: list[Shape | None]) -> Shape | None:
+    """Shape of a product from those of its two factors, None for other operators."""
+    if node.op_type not in ("MatMul", "Gemm") or len(inputs) < 2 or None in inputs[:2]:
+        return None
+    left, right = inputs[0], inputs[1]
+    if len(left) < 2 or len(right) < 2:
+        return None
+    rows = left[-1] if node.attributes.get_int("transA", 0) else left[-2]
+    columns = right[-2] if node.attributes.get_int("transB", 0) else right[-1]
+    return (*np.broadcast_shapes(left[:-2], right[:-2]), rows, columns)
