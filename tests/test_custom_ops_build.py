@@ -24,7 +24,8 @@ def run(command, **options):
 def test_kernels_pass_their_tests_under_address_and_undefined_behaviour_sanitizers(tmp_path):
     run(["cmake", "-S", str(ROOT / "custom_ops"), "-B", str(tmp_path), "-DQONNX_SANITIZE=ON"])
     run(["cmake", "--build", str(tmp_path), "--parallel", "2"])
-    runtime = run(["g++", "-print-file-name=libasan.so"]).strip()
+    # libstdc++ too: Python does not load it first, and without it the sanitizer stops at the first C++ exception
+    runtime = " ".join(run(["g++", f"-print-file-name={name}"]).strip() for name in ("libasan.so", "libstdc++.so"))
     environment = {
         **os.environ,
         "QONNX_OPS_LIBRARY": str(tmp_path / "libqonnx_ops.so"),
