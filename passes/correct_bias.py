@@ -42,7 +42,7 @@ class CorrectBias(Pass):
 
     def changes(self, model: ir.Model) -> Iterator[Change]:
         layers = [node for node in model.graph if node.op_type in self.operators and _correctable(node)]
-        if not layers:
+        if not layers or self.data is None:  # statistics alone do not say what the quantized layer puts out
             return
         copy = clone(model)
         twins = _add_twins(copy, self.operators)

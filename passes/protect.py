@@ -57,7 +57,7 @@ class Protect(Pass):
 
     def changes(self, model: ir.Model) -> Iterator[Change]:
         planned = [index for index, node in enumerate(model.graph) if isinstance(note(node).plan, Plan)]
-        if not planned:
+        if not planned or (self.data is None and self.held_out is None):  # statistics alone: nothing to judge by
             return
         judged = self._judge(model)
         harm = self._measure(model, planned, judged, "float")

@@ -57,10 +57,16 @@ def convert(
     settings.check_selection(source)
     fix_input_shapes(source, settings.input_shapes)
     samples = None if data is None else _open(data, source, settings)
-    recipe = choose_recipe(settings, has_data=samples is not None)
+    recipe = choose_recipe(settings, has_data=samples is not None or settings.stats is not None)
     check_output(settings, model)
 
     report = Report.start(model, recipe=recipe.to_dict(), target=where.name)
+    if samples is None and settings.stats is not None:
+        if settings.min_sqnr is not None or settings.max_drop is not None:
+            raise QonnxError("--min-sqnr and --max-drop are measured on samples; give --data beside --stats")
+        report = report.with_warning(
+            "no samples: ranges come from the statistics; nothing was protected, corrected or checked (give --data)"
+        )
     calibration, held_out = _split(samples, recipe)
     for record in recipe.run(
         source, target=where, data=calibration, held_out=held_out, settings=settings, progress=progress
@@ -101,7 +107,7 @@ def check_output(settings: Settings, model: str | os.PathLike) -> None:
         return
     if output.exists() and os.path.samefile(output, model):
         raise QonnxError(f"output '{output}' is the input itself; choose another name with -o")
-    if output.exists() and not settings.force:
+    if output.exists() and not settings.force and not settings.dry_run:
         raise QonnxError(f"'{output}' exists; pass --force to overwrite it or choose another name with -o")
     if not output.parent.is_dir():
         raise QonnxError(f"folder '{output.parent}' does not exist; create it or choose another name with -o")

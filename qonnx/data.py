@@ -307,6 +307,8 @@ def checked(array: np.ndarray, wanted: Input, where: str) -> np.ndarray:
         array = array[None]
     if not _fits(array.shape, shape):
         raise QonnxError(f"{got}; reshape the data or choose another --preprocess")
+    if np.issubdtype(array.dtype, np.floating) and np.isnan(array).any():  # infinity is legal: masks use it
+        raise QonnxError(f"input '{wanted.name}' of {where} holds NaN; remove or repair that sample")
     return np.ascontiguousarray(array) if array.ndim else array
 
 

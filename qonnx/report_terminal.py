@@ -16,12 +16,12 @@ from qonnx.wording import decibel, duration, percent, plain, ratio, short, size,
 WORST = 8  # layers shown
 
 
-def render(report: Report, console: Console | None = None) -> None:
-    """Print `report` on `console` (the standard output by default)."""
-    (console or Console()).print(renderable(report))
+def render(report: Report, console: Console | None = None, written: tuple[str, ...] = ()) -> None:
+    """Print `report` on `console` (the standard output by default). written: the files that hold it in full."""
+    (console or Console()).print(renderable(report, written))
 
 
-def renderable(report: Report) -> RenderableType:
+def renderable(report: Report, written: tuple[str, ...] = ()) -> RenderableType:
     parts: list[RenderableType] = [_title(report)]
     if report.comparison:
         parts += [
@@ -39,7 +39,8 @@ def renderable(report: Report) -> RenderableType:
     if report.steps:
         steps = ", ".join(f"{step.name} {duration(step.seconds)}" for step in sorted(report.steps, key=_slow)[:4])
         parts.append(Text(f"{duration(report.seconds)} in all; longest steps: {steps}", style="dim"))
-    parts.append(Text("Everything: add --report report.html (a page) or --report report.json (data).", style="dim"))
+    where = " and ".join(written) or "add --report report.html (a page) or --json report.json (data)"
+    parts.append(Text(f"Everything: {where}", style="dim"))
     return Group(*parts)
 
 
@@ -128,13 +129,13 @@ def _layers(found: Comparison) -> list[RenderableType]:
     if not worst:
         return []
     title = f"Layers with the largest error of their own ({len(found.blamed)} of {len(found.layers)} have one)"
-    table = _table(title, ("operator", "left"), ("numbers", "left"), ("isolated", "right"), ("accumulated", "right"))
+    table = _table("", ("operator", "left"), ("numbers", "left"), ("isolated", "right"), ("accumulated", "right"))
     for layer in worst:
         accumulated = layer.accumulated.sqnr_db if layer.accumulated else None
         table.add_row(
             short(layer.node, 36), layer.operator, layer.numbers, decibel(layer.isolated.sqnr_db), decibel(accumulated)
         )
-    return [table]
+    return [Text(f"\n{title}", style="bold"), table]  # a table's own title would wrap at the width of the table
 
 
 def _ledger(report: Report) -> Table:

@@ -70,7 +70,10 @@ def session(
     if threads:
         options.intra_op_num_threads = threads
     native = library_path()
-    for library in dict.fromkeys([*libraries, *([native] if native else [])]):  # a domain registered twice is refused
+    # A bare file name would be looked for in the system's folders, and a domain registered twice is refused.
+    for library in dict.fromkeys(os.path.abspath(name) for name in [*libraries, *([native] if native else [])]):
+        if not os.path.isfile(library):
+            raise QonnxError(f"custom-op library '{library}' does not exist; check the path")
         try:
             options.register_custom_ops_library(library)
         except RUN_ERRORS as error:

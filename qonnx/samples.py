@@ -144,13 +144,15 @@ def _member(path: pathlib.Path, member: str) -> Rows:
     """Rows of an array inside a .npz file, decompressed as they are read: memory does not grow with their number."""
     with zipfile.ZipFile(path) as file, file.open(member) as stream:
         shape, fortran, dtype = _header(stream)
+    if dtype.hasobject:
+        raise QonnxError(f"array '{member.removesuffix('.npy')}' of '{path}' holds Python objects; save numbers")
 
     def whole() -> np.ndarray:
         with np.load(path, allow_pickle=False) as arrays:
             return arrays[member.removesuffix(".npy")]
 
     def pieces(size: int) -> Iterator[np.ndarray]:
-        if fortran or dtype.hasobject or not shape:
+        if fortran or not shape:
             yield from rows_of(whole()).pieces(size)
             return
         row = int(np.prod(shape[1:])) * dtype.itemsize

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import pathlib
-import tempfile
 import zipfile
 from collections.abc import Mapping
 
@@ -64,8 +63,7 @@ def save_stats(path: str | os.PathLike, stats: Mapping[str, Stats], fingerprint:
         tensors[name] = {"number": number, **row}
         arrays.update({f"{number}/{field}": array for field, array in kept.items()})
     header = json.dumps({"version": VERSION, "fingerprint": fingerprint, "tensors": tensors})
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as handle:
-        temporary = pathlib.Path(handle.name)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as out:
             np.savez(out, header=np.frombuffer(header.encode(), np.uint8), **arrays)

@@ -180,6 +180,11 @@ def test_convert_without_data_quantizes_weights_and_says_so(here, capsys):
     assert os.path.getsize("model.quant.onnx") < 0.5 * os.path.getsize("model.onnx")
 
 
+def test_convert_without_data_names_the_bits_asked_for(here, capsys):
+    assert main(["convert", "model.onnx", "--bits", "4", "--dry-run"]) == 0
+    assert "to 4 bits" in capsys.readouterr().err
+
+
 def test_convert_with_data_writes_model_and_reports(here, capsys):
     words = ["convert", "model.onnx", "--data", "data.npz", "-o", "q.onnx", "--threads", "1"]
     assert main([*words, "--report", "r.html", "--json", "r.json"]) == 0
@@ -190,7 +195,8 @@ def test_convert_with_data_writes_model_and_reports(here, capsys):
     props = {entry.key: entry.value for entry in onnx.load("q.onnx").metadata_props}
     assert {"qonnx.version", "qonnx.recipe", "qonnx.source_sha256"} <= set(props)
     assert json.loads(props["qonnx.recipe"]) == report["recipe"]
-    assert capsys.readouterr().err == ""
+    said = capsys.readouterr()
+    assert said.err == "" and "Everything: r.html and r.json" in said.out
 
 
 def test_convert_is_quiet_when_asked(here, capsys):
@@ -219,6 +225,29 @@ def test_dry_run_writes_nothing(here, capsys):
     printed = capsys.readouterr().out
     assert "first" in printed and "nothing was written" in printed
     assert written(here) == set()
+    (here / "model.quant.onnx").write_bytes(b"precious")
+    assert main([*words, "--quiet"]) == 0  # what exists is not in the way of a plan
+    assert (here / "model.quant.onnx").read_bytes() == b"precious"
+
+
+def test_statistics_alone_choose_the_ranges(here, capsys):
+    words = ["convert", "model.onnx", "--stats", "s.npz", "--threads", "1"]
+    assert main([*words, "--data", "data.npz", "-o", "a.onnx"]) == 0
+    capsys.readouterr()
+    assert main([*words, "-o", "b.onnx"]) == 0
+    assert "no samples" in " ".join(capsys.readouterr().out.split())
+    assert "QuantizeLinear" in types("b.onnx")
+    assert main([*words, "-o", "c.onnx", "--min-sqnr", "30"]) == 2
+    assert "give --data beside --stats" in capsys.readouterr().err
+
+
+def test_a_custom_op_library_is_found_in_the_current_folder(here, capsys):
+    (here / "ops.so").write_bytes(b"no library")
+    words = ["convert", "model.onnx", "--data", "data.npz", "--custom-op-library"]
+    assert main([*words, "ops.so"]) == 2
+    assert f"'{here / 'ops.so'}' is no custom-op library" in capsys.readouterr().err  # the file here was read
+    assert main([*words, "none.so"]) == 2
+    assert "does not exist" in capsys.readouterr().err
 
 
 def test_bound_that_does_not_hold_is_exit_code_1(here, capsys):

@@ -175,6 +175,7 @@ def test_data_passes_through_open_data():
         ({"x": ROWS[:1].astype(np.int64)}, r"int64 \[1, 3\].*takes float32 \[\?, 3\]"),
         ({"x": ROWS[:1, :2]}, r"'x' of sample 0 .*\[1, 2\].*\[\?, 3\]"),
         ({"x": ROWS[:1].astype(np.uint8)}, "--preprocess"),
+        ({"x": np.full((1, 3), np.nan, np.float32)}, "'x' of sample 0 .* holds NaN"),
         ({}, "lacks the input 'x'"),
         ((), "has 0 arrays, the model takes 1: x"),
     ],
@@ -201,11 +202,13 @@ def test_floats_are_cast_and_integers_where_they_survive():
         ("text.txt", "unknown type"),
         ("bad.npz", "not a numpy file"),
         ("empty", "holds no"),
+        ("objects.npz", "'x' of .*objects.npz' holds Python objects"),
     ],
 )
 def test_bad_paths_are_refused_with_a_sentence(tmp_path, path, words):
     (tmp_path / "text.txt").write_text("x")
     (tmp_path / "bad.npz").write_text("x")
+    np.savez(tmp_path / "objects.npz", x=np.array([{}], dtype=object))
     (tmp_path / "empty").mkdir()
     with pytest.raises(QonnxError, match=words):
         open_data(tmp_path / path, ONE)

@@ -41,7 +41,8 @@ def run(options: argparse.Namespace) -> int:
     given.setdefault("output", pathlib.Path(options.model).stem + OUTPUT_SUFFIX)
     settings = Settings(**given)
     if options.data is None and settings.recipe is None and settings.stats is None and not settings.quiet:
-        print("no --data: quantizing weights only, to 8 bits (pass --data for 8-bit activations)", file=sys.stderr)
+        notice = f"no --data: quantizing weights only, to {settings.bits or 8} bits"
+        print(f"{notice} (pass --data for 8-bit activations)", file=sys.stderr)
     with ticking(quiet=settings.quiet) as progress:
         result = convert(options.model, data=options.data, settings=settings, progress=progress)
     if settings.dry_run and not settings.quiet:

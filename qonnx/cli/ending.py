@@ -12,11 +12,11 @@ from qonnx.settings import Settings
 
 def finish(report: Report, settings: Settings) -> int:
     """Show and write the report as the settings ask; the exit code."""
-    for path in (settings.report, settings.json):
-        if path is not None and not settings.dry_run:
-            report.write(path)
+    written = [path for path in (settings.report, settings.json) if path is not None and not settings.dry_run]
+    for path in written:
+        report.write(path)
     if not settings.quiet:
-        render(report, screen())  # says what is broken too
+        render(report, screen(), tuple(map(str, written)))  # says what is broken too
     else:
         for sentence in report.broken:
             print(f"qonnx: {sentence}", file=sys.stderr)
