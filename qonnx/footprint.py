@@ -7,13 +7,12 @@ half a byte of a MatMulNBits operand, four bytes of a float. Scales and zero poi
 from __future__ import annotations
 
 import os
-import pathlib
 from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
 from qonnx.comparison import Footprint
-from qonnx.model import load
+from qonnx.model import files, load
 from qonnx.operators import WEIGHT_ONLY_OPERATORS
 
 # Inputs of an integer operator that hold scales and zero points, by operator type.
@@ -35,12 +34,7 @@ _PARAMETERS = {
 
 def disk_bytes(path: str | os.PathLike) -> int:
     """Bytes of the file and of every external data file that it names."""
-    path = pathlib.Path(path)
-    files = {path}
-    for value in _constants(load(path)):
-        if isinstance(value.const_value, ir.ExternalTensor):
-            files.add(pathlib.Path(value.const_value.path))
-    return sum(file.stat().st_size for file in files)
+    return sum(file.stat().st_size for file in files(load(path)))
 
 
 def footprint(model: ir.Model, disk: int, memory: int | None) -> Footprint:

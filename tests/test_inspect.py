@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import json
 
+import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from rich.console import Console
 
 from qonnx import inspect_terminal
+from qonnx.footprint import disk_bytes
 from qonnx.inspection import inspect
 from qonnx.targets import TARGETS
 
@@ -69,3 +72,13 @@ def test_both_renderings():
     inspect_terminal.render(found, Console(file=out, width=100))
     for words in ("conv", "N×3×8×8", "control flow: If (1)", "their.domain (1)", *TARGETS):
         assert words in out.getvalue()
+
+
+def test_size_on_disk_counts_external_data(tmp_path):
+    weight = np.ones((64, 64), np.float32)
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[N,64] x) => (float[N,64] y) {y = MatMul(x, w)}'
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    both = sum((tmp_path / name).stat().st_size for name in ("m.onnx", "m.data"))
+    assert both > weight.nbytes and disk_bytes(tmp_path / "m.onnx") == both
