@@ -135,7 +135,7 @@ def _layers(found: Comparison) -> list[RenderableType]:
         table.add_row(
             short(layer.node, 36), layer.operator, layer.numbers, decibel(layer.isolated.sqnr_db), decibel(accumulated)
         )
-    return [Text(f"\n{title}", style="bold"), table]  # a table's own title would wrap at the width of the table
+    return [Text(title, style="bold"), table]  # a table's own title would wrap at the width of the table
 
 
 def _ledger(report: Report) -> Table:
