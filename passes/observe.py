@@ -12,7 +12,7 @@ import onnx_ir as ir
 from qonnx.calibrate import Wish, observe
 from qonnx.errors import QonnxError
 from qonnx.macs import macs_from_shapes
-from qonnx.notes import note
+from qonnx.notes import note, warn
 from qonnx.passes.assign import output_of
 from qonnx.passes.assign_elementwise import concerned, observed
 from qonnx.passes.base import Change, Pass
@@ -75,10 +75,21 @@ class Observe(Pass):
         for value in values_by_name(model).values():
             if value.name in found:
                 note(value).stats = found[value.name]
+        self._warn_of_constants(model, found)
         shapes = {name: stats.shape for name, stats in found.items() if stats.shape is not None}
         for node, count in macs_from_shapes(model, shapes).items():
             note(node).macs = count
         yield from ()
+
+    def _warn_of_constants(self, model: ir.Model, found: dict[str, Stats]) -> None:
+        """Tensors that never changed have ranges that say nothing about other data."""
+        still = [name for name, stats in found.items() if stats.elements > 1 and stats.minimum == stats.maximum]
+        if still:
+            warn(
+                model,
+                f"{len(still)} of {len(found)} tensors had one value throughout the calibration data, '{still[0]}' "
+                "among them; their ranges fit nothing else, so check that the samples are real ones",
+            )
 
     def _observed(self, model: ir.Model) -> dict[str, Stats]:
         if self.data is None:

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 
 from qonnx.harm import Harm, Judge, decibel, judge
-from qonnx.notes import clone, note, skip
+from qonnx.notes import clone, note, skip, warn
 from qonnx.passes.assign import ELIGIBLE
 from qonnx.passes.base import Change, Pass
 from qonnx.passes.place_qdq import PlaceQDQ
@@ -67,11 +67,13 @@ class Protect(Pass):
         order = self._order(model, planned, judged)
         nodes, how = list(model.graph), "float"
         for how in self.target.higher:
-            raised, reached = self._fewest(model, planned, order, judged, how)
-            if reached:
+            raised, harm = self._fewest(model, planned, order, judged, how)
+            if self._holds(harm):
                 break
-        for index, harm in raised:
-            node, detail = nodes[index], f"alone it leaves {decibel(harm):.1f} dB at the output"
+        else:
+            warn(model, self._missed(harm))
+        for index, alone in raised:
+            node, detail = nodes[index], f"alone it leaves {decibel(alone):.1f} dB at the output"
             yield Change(node.name or node.outputs[0].name, f"{_raise(node, how, detail)}: {detail}")
 
     def _holds(self, harm: Harm) -> bool:
@@ -81,6 +83,18 @@ class Protect(Pass):
             return decibel(harm.noise) >= self.min_sqnr
         sqnr = given.min_sqnr is None or decibel(harm.noise) >= given.min_sqnr
         return sqnr and (given.max_drop is None or harm.disagreement <= given.max_drop)
+
+    def _missed(self, harm: Harm) -> str:
+        """What to tell the user when raising layers did not do."""
+        return (
+            f"the bound was not reached: held-out samples are at {decibel(harm.noise):.1f} dB with up to "
+            f"{self._share():.0%} of the multiply-adds in higher precision; --max-float allows more, and more samples "
+            "make better ranges"
+        )
+
+    def _share(self) -> float:
+        given = None if self.settings is None else self.settings.max_float
+        return self.max_float if given is None else given
 
     def _judge(self, model: ir.Model) -> Judge:
         source = self.held_out if self.held_out is not None else self.data
@@ -121,32 +135,29 @@ class Protect(Pass):
     def _macs(self, model: ir.Model) -> int:
         return max(sum(note(node).macs or 0 for node in model.graph), 1)
 
-    def _fewest(self, model, planned, order, judged: Judge, how: str) -> tuple[list[tuple[int, float]], bool]:
-        """The shortest head of `order`, within the budget, that reaches the bound when raised; whether it does."""
+    def _fewest(self, model, planned, order, judged: Judge, how: str) -> tuple[list[tuple[int, float]], Harm]:
+        """The shortest head of `order`, within the budget, that reaches the bound when raised; what is left then."""
         nodes = list(model.graph)
         spent = sum(note(n).macs or 0 for n in nodes if note(n).fate is not None and note(n).fate.state == "skipped")
-        share = self.max_float
-        if self.settings is not None and self.settings.max_float is not None:
-            share = self.settings.max_float
-        budget, head = share * self._macs(model), []
+        budget, head = self._share() * self._macs(model), []
         for index, harm in order:
             cost = note(nodes[index]).macs or 0
             if spent + cost <= budget:
                 spent += cost
                 head.append((index, harm))
 
-        def enough(count: int) -> bool:
+        def left(count: int) -> Harm:
             rest = set(planned) - {index for index, _ in head[:count]}
-            return self._holds(self._measure(model, rest, judged, how))
+            return self._measure(model, rest, judged, how)
 
-        low, high, reached = min(1, len(head)), len(head), False
+        low, high = min(1, len(head)), len(head)
         while low < high:
             middle = (low + high) // 2
-            if enough(middle):
-                high, reached = middle, True
+            if self._holds(left(middle)):
+                high = middle
             else:
                 low = middle + 1
-        return head[:low], reached or (bool(head) and enough(low))
+        return head[:low], left(low)
 
 
 def _raise(node: ir.Node, how: str, detail: str) -> str:

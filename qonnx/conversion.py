@@ -72,6 +72,7 @@ def convert(
         source, target=where, data=calibration, held_out=held_out, settings=settings, progress=progress
     ):
         report = report.with_step(record)
+    report = report.with_warning(*notes.warnings(source))
     _stamp(source, recipe, report)
     fates = [notes.note(node).fate for node in source.graph.all_nodes()]
     if recipe.quantizes and not any(fate is not None and fate.state == "done" for fate in fates):

@@ -66,6 +66,16 @@ def note(thing: ir.Value | ir.Node) -> Note:
     return found
 
 
+def warn(model: ir.Model, sentence: str) -> None:
+    """Leave a sentence for the report: something that a pass could not do, or that the user should know."""
+    warnings(model).append(sentence)
+
+
+def warnings(model: ir.Model) -> list[str]:
+    """The sentences that passes left, in order."""
+    return model.meta.setdefault(_KEY, [])
+
+
 def clone(model: ir.Model) -> ir.Model:
     """A copy of the graph with notes of its own; tensors and statistics are shared."""
     copy = model.clone()

@@ -18,7 +18,7 @@ def run(command, **options):
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.sanitize
 @pytest.mark.native
 @pytest.mark.skipif(not (shutil.which("cmake") and shutil.which("g++")), reason="needs cmake and g++")
 def test_kernels_pass_their_tests_under_address_and_undefined_behaviour_sanitizers(tmp_path):

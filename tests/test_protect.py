@@ -10,7 +10,7 @@ import pytest
 
 from models.tiny import build
 from qonnx.harm import decibel, judge
-from qonnx.notes import clone, note
+from qonnx.notes import clone, note, warnings
 from qonnx.passes.assign import Assign
 from qonnx.passes.correct_bias import CorrectBias
 from qonnx.passes.infer_shapes import InferShapes
@@ -171,3 +171,19 @@ def test_a_squashed_output_is_judged_in_front_of_it():
     data = [{"x": np.ones((1, 4), np.float32)}]
     assert judge(model, data, 1, (), squashed=False).names == ("m",)
     assert judge(model, data, 1, (), squashed=True).names == ("y",)
+
+
+def test_a_bound_that_cannot_be_reached_is_said():
+    model, data = network()
+    Protect(data, ORT, min_sqnr=200, max_float=0.0)(model)
+    assert len(warnings(model)) == 1
+    assert "not reached" in warnings(model)[0]
+    held, data = network()
+    Protect(data, ORT, min_sqnr=25, max_float=0.9)(held)
+    assert not warnings(held)
+
+
+def test_constant_calibration_data_is_said():
+    model = build(NETWORK)
+    Observe([{"x": np.zeros((8, 16), np.float32)}])(model)
+    assert "one value throughout" in warnings(model)[0]
