@@ -37,7 +37,8 @@ def layer_errors(layers: Sequence[LayerError]) -> str:
     parts = []
     for tick in range(int(low), int(high) + 1, 10):
         parts.append(f'<line class="grid" x1="{left}" x2="{WIDTH - right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
-        parts.append(f'<text class="tick end" x="{left - 8}" y="{y(tick) + 4:.1f}">{tick}</text>')
+        beyond = "≥ " if tick == high and max(values) > high else ""  # exact layers are drawn at the top
+        parts.append(f'<text class="tick end" x="{left - 8}" y="{y(tick) + 4:.1f}">{beyond}{tick}</text>')
     parts.append(f'<text class="axis" x="{left}" y="{height - 8}">layers in graph order →</text>')
     parts.append(f'<text class="axis" transform="translate(12 {height / 2:.0f}) rotate(-90)" text-anchor="middle">'
                  "SQNR, dB</text>")  # fmt: skip
