@@ -1,0 +1,64 @@
+// Numbers of tensors as float32 and back, by type; rows to int8.
+#pragma once
+
+#include "launch.cuh"
+
+namespace qonnx::cuda {
+
+enum class Element : int { float32, float16, bfloat16 };
+constexpr size_t size_of(Element element) { return element == Element::float32 ? 4 : 2; }
+
+template <Element element>
+QONNX_DEVICE float load_number(const void* array, size_t index) {
+  if constexpr (element == Element::float32) return static_cast<const float*>(array)[index];
+  const uint16_t code = static_cast<const uint16_t*>(array)[index];
+  if constexpr (element == Element::float16) return float_of_half(code);
+  return bits_as_float(static_cast<uint32_t>(code) << 16);
+}
+
+template <Element element>
+QONNX_DEVICE void store_number(void* array, size_t index, float value) {
+  if constexpr (element == Element::float32) static_cast<float*>(array)[index] = value;
+  else
+    static_cast<uint16_t*>(array)[index] =
+        element == Element::float16 ? half_of_float(value) : bfloat16_of_float(value);
+}
+
+constexpr uint32_t kInfinity = 0x7f800000, kMagnitude = 0x7fffffff;
+constexpr float kSmallest = 0x1p-100f;  // steps are at least this / 127
+
+// The scale of a block whose largest magnitude has these bits (NaN and infinity are above all numbers): its codes are
+// nearest(x · inverse), its numbers codes · step. A block with a number that is not finite gets codes 0 and step NaN.
+struct Grid {
+  float inverse, step;
+};
+QONNX_DEVICE Grid grid_of(uint32_t largest_bits) {
+  if (largest_bits >= kInfinity) return {0.0f, bits_as_float(0x7fc00000)};
+  const float found = bits_as_float(largest_bits), largest = found > kSmallest ? found : kSmallest;
+  return {divide_rounded(127.0f, largest), divide_rounded(largest, 127.0f)};
+}
+
+QONNX_DEVICE int8_t code_of(float x, const Grid& grid) {
+  return grid.inverse == 0.0f ? int8_t{0} : static_cast<int8_t>(nearest_integer(multiply_rounded(x, grid.inverse)));
+}
+
+QONNX_DEVICE uint32_t largest_of_warp(uint32_t bits) {
+#pragma unroll
+  for (int distance = 16; distance; distance /= 2) {
+    const uint32_t other = shuffle_xor(bits, distance);
+    bits = other > bits ? other : bits;
+  }
+  return bits;
+}
+
+// Calls run<element>() of a functor for the element that is known only now.
+template <class Run>
+Failure by_element(Element element, Run&& run) {
+  switch (element) {
+    case Element::float32: return run.template operator()<Element::float32>();
+    case Element::float16: return run.template operator()<Element::float16>();
+    default: return run.template operator()<Element::bfloat16>();
+  }
+}
+
+}  // namespace qonnx::cuda
