@@ -24,6 +24,7 @@ from qonnx.passes.remove_dead import RemoveDead
 from qonnx.passes.remove_identities import RemoveIdentities
 from qonnx.passes.reparameterize import Reparameterize
 from qonnx.passes.solve_weights import SolveWeights
+from qonnx.passes.spell_quantized import SpellQuantized
 from qonnx.passes.split_conv_transpose import SplitConvTranspose
 from qonnx.passes.tidy import Tidy
 
@@ -31,6 +32,7 @@ PASSES: dict[str, type[Pass]] = {
     "inline_functions": InlineFunctions,
     "lift_constants": LiftConstants,
     "convert_opset": ConvertOpset,
+    "spell_quantized": SpellQuantized,
     "infer_shapes": InferShapes,
     "fold_constants": FoldConstants,
     "remove_identities": RemoveIdentities,
