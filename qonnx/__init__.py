@@ -15,6 +15,7 @@ _VERBS = {
     "convert": ("conversion", "convert"),
     "check": ("compare", "compare"),
     "inspect": ("inspection", "inspect"),
+    "export": ("exports", "export"),
     "lint": ("linter", "lint"),
     "session": ("runtime", "session"),
 }

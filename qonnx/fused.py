@@ -23,9 +23,16 @@ from qonnx.runtime import session
 
 
 def optimized(
-    model: ir.Model | str | os.PathLike, threads: int | None = None, libraries: Sequence[str] = ()
+    model: ir.Model | str | os.PathLike,
+    threads: int | None = None,
+    libraries: Sequence[str] = (),
+    *,
+    native: bool = True,
 ) -> onnx.ModelProto:
-    """The graph that ONNX Runtime makes of `model` at its default level, large constants without their data."""
+    """The graph that ONNX Runtime makes of `model` at its default level, large constants without their data.
+
+    native: with our library; without it, operators of ours become what their functions say.
+    """
     with tempfile.TemporaryDirectory(prefix="qonnx-") as folder:
         path = pathlib.Path(folder, "optimized.onnx")
         options = ort.SessionOptions()
@@ -33,7 +40,7 @@ def optimized(
         # Constants go to a file beside it, which is never read: the graph stays small and has no 2 GB limit.
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "constants.bin")
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
-        session(model, threads=threads, libraries=libraries, options=options)
+        session(model, threads=threads, libraries=libraries, options=options, native=native)
         return onnx.load(path, load_external_data=False)
 
 

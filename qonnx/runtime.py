@@ -57,11 +57,14 @@ def session(
     libraries: Sequence[str] = (),
     providers: Sequence[str] = ("CPUExecutionProvider",),
     options: ort.SessionOptions | None = None,
+    native: bool = True,
+    disabled: Sequence[str] = (),
 ) -> ort.InferenceSession:
     """Open `model` in ONNX Runtime.
 
     `libraries` are custom-op libraries of the user; the native library of qonnx is registered as well when it is
-    installed. `options` may carry anything else (config entries, execution order); its level and threads are set here.
+    installed, unless `native` is False. `disabled` names optimisers of ONNX Runtime to leave out. `options` may carry
+    anything else (config entries, execution order); its level and threads are set here.
     Raises QonnxError if ONNX Runtime refuses the model or a library; an unknown operator is named.
     """
     options = options or ort.SessionOptions()
@@ -69,9 +72,9 @@ def session(
     options.log_severity_level = 3
     if threads:
         options.intra_op_num_threads = threads
-    native = library_path()
+    own = library_path() if native else None
     # A bare file name would be looked for in the system's folders, and a domain registered twice is refused.
-    for library in dict.fromkeys(os.path.abspath(name) for name in [*libraries, *([native] if native else [])]):
+    for library in dict.fromkeys(os.path.abspath(name) for name in [*libraries, *([own] if own else [])]):
         if not os.path.isfile(library):
             raise QonnxError(f"custom-op library '{library}' does not exist; check the path")
         try:
@@ -79,13 +82,13 @@ def session(
         except RUN_ERRORS as error:
             raise QonnxError(f"'{library}' is no custom-op library that can be loaded ({_sentence(error)})") from error
     if not isinstance(model, ir.Model):
-        return _open(model if isinstance(model, bytes) else os.fspath(model), options, providers)
+        return _open(model if isinstance(model, bytes) else os.fspath(model), options, providers, disabled)
     if sum(sizes(model).values()) <= _IN_MEMORY:
-        return _open(ir.to_proto(model).SerializeToString(), options, providers)
+        return _open(ir.to_proto(model).SerializeToString(), options, providers, disabled)
     with tempfile.TemporaryDirectory(prefix="qonnx-", ignore_cleanup_errors=True) as folder:  # may still be mapped
         path = pathlib.Path(folder) / "model.onnx"
         write(model, path, external=True)
-        return _open(os.fspath(path), options, providers)
+        return _open(os.fspath(path), options, providers, disabled)
 
 
 def optimized(model: ir.Model | str | os.PathLike, *, optimization: str = "all", **arguments) -> onnx.ModelProto:
@@ -105,14 +108,20 @@ def optimized(model: ir.Model | str | os.PathLike, *, optimization: str = "all",
 
 
 def _open(
-    model: str | bytes, options: ort.SessionOptions, providers: Sequence[str], keep_signed: bool = False
+    model: str | bytes,
+    options: ort.SessionOptions,
+    providers: Sequence[str],
+    disabled: Sequence[str] = (),
+    keep_signed: bool = False,
 ) -> ort.InferenceSession:
     try:
-        return ort.InferenceSession(model, options, providers=list(providers))
+        return ort.InferenceSession(
+            model, options, providers=list(providers), disabled_optimizers=list(disabled) or None
+        )
     except RUN_ERRORS as error:
         if _SIGNED_MOVED in str(error) and not keep_signed:
             options.add_session_config_entry("session.qdqisint8allowed", "1")
-            return _open(model, options, providers, keep_signed=True)
+            return _open(model, options, providers, disabled, keep_signed=True)
         unknown = _UNKNOWN.search(str(error))
         if unknown:
             raise QonnxError(

@@ -8,6 +8,7 @@ VERBS: dict[str, str] = {
     "convert": "quantize a model, prove the result against the original, write it",
     "check": "compare any two models of equal interface on data",
     "inspect": "what is in a model, what can be quantized, sizes by layer",
+    "export": "write portable variants of a converted model: what other runtimes read",
     "lint": "find what a runtime will not load or not run on integers",
     "recipes": "list the recipes, or show one",
     "targets": "list the runtimes, or show what one demands",
