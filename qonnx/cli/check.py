@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import pathlib
 
+from qonnx.cli import check_runtimes
 from qonnx.cli.ending import finish
 from qonnx.cli.parser import Parser, add_data, add_settings, given_settings
 from qonnx.cli.progress import ticking
 from qonnx.compare import compare
 from qonnx.comparison import Bounds
-from qonnx.data import open_data
+from qonnx.data import Data, open_data
 from qonnx.errors import QonnxError
+from qonnx.everywhere import SAMPLES, run_everywhere
 from qonnx.model import load
 from qonnx.report import Report
+from qonnx.runtimes import RUNTIMES
 from qonnx.settings import Settings
 
 USAGE = "FLOAT RESULT --data PATH [options]"
@@ -21,7 +25,8 @@ EXAMPLE = """Exit code 1 when a bound does not hold.
 
 Examples:
   qonnx check model.onnx model.quant.onnx --data images/ --preprocess imagenet
-  qonnx check model.onnx model.quant.onnx --data test.npz --min-sqnr 30 --max-latency 0.8 --report report.html"""
+  qonnx check model.onnx model.quant.onnx --data test.npz --min-sqnr 30 --max-latency 0.8 --report report.html
+  qonnx check model.onnx model.quant.onnx --data test.npz --runtime openvino --runtime ort-web --min-sqnr 30"""
 
 _BOUNDS = {
     "min_sqnr": ("DB", "signal to quantization noise of every output"),
@@ -47,6 +52,16 @@ def arguments(parser: Parser) -> None:
     scope.add_argument(
         "--latency", action=argparse.BooleanOptionalAction, default=True, help="measure the time of both"
     )
+    everywhere = parser.add_argument_group("in other runtimes (in place of the comparison by layers)")
+    everywhere.add_argument(
+        "--runtime",
+        action="append",
+        metavar="NAME",
+        help=f"run the result there, against ONNX Runtime node by node; may be repeated: all, {', '.join(RUNTIMES)}",
+    )
+    everywhere.add_argument(
+        "--node-modules", type=pathlib.Path, metavar="FOLDER", help="where npm packages are (or QONNX_NODE_MODULES)"
+    )
     add_settings(parser, _SHARED)
 
 
@@ -60,6 +75,8 @@ def run(options: argparse.Namespace) -> int:
     data = open_data(
         options.data, reference, preprocess=settings.preprocess, limit=settings.samples, seed=settings.seed
     )
+    if options.runtime:
+        return _everywhere(options, settings, bounds, data)
     with ticking(quiet=settings.quiet) as ticker:
         comparison = compare(
             options.reference,
@@ -75,3 +92,25 @@ def run(options: argparse.Namespace) -> int:
         )
     report = Report.start(options.reference, verb="check").finish(options.result, model=result, comparison=comparison)
     return finish(report, settings)
+
+
+def _everywhere(options: argparse.Namespace, settings: Settings, bounds: Bounds, data: Data) -> int:
+    """The table of runtimes; of the bounds, min_sqnr and max_drop hold there, others are refused."""
+    given = [name for name in _BOUNDS if getattr(bounds, name) is not None and name not in ("min_sqnr", "max_drop")]
+    if given or settings.report is not None:
+        flag = "--report" if not given else "--" + given[0].replace("_", "-")
+        raise QonnxError(f"{flag} has no effect with --runtime; leave one of them out")
+    with ticking(quiet=settings.quiet) as ticker:
+        rows = run_everywhere(
+            options.reference,
+            options.result,
+            data,
+            options.runtime,
+            samples=settings.samples or SAMPLES,
+            threads=settings.threads or 2,
+            libraries=settings.custom_op_library,
+            node_modules=options.node_modules,
+            **({} if ticker is None else {"progress": ticker.track}),
+        )
+    sentences = check_runtimes.broken(rows, bounds.min_sqnr, bounds.max_drop)
+    return check_runtimes.finish(rows, sentences, settings.json, settings.quiet)
