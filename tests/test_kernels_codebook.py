@@ -121,6 +121,30 @@ def test_kernels_compute_the_specification(monkeypatch, op, tier, levels, length
         check(op, session(model_of(op, weight, bias), threads=2).run(None, {"x": x})[0], x, weight, bias)
 
 
+@pytest.mark.native
+@native
+@pytest.mark.parametrize("op", OPERATORS)
+@pytest.mark.parametrize("tokens", [1, 2, 5, 6, 8])
+@pytest.mark.parametrize("block", [2048, 96])
+def test_few_tokens_go_by_tables_of_partial_sums(op, tokens, block):
+    """Several panels, an odd last one, several groups of a block, and groups that end inside a run of tables."""
+    weight = weight_of(600, 2048, block)
+    x = numbers((tokens, 2048))
+    check(op, session(model_of(op, weight), threads=2).run(None, {"x": x})[0], x, weight)
+
+
+@pytest.mark.native
+@native
+def test_partial_sums_beyond_sixteen_bits_stay_exact():
+    """Books of ±1 become ±127, which a row of equal numbers sums to ±8 · 127 · 127; the other row's sums are small."""
+    weight = weight_of(70, 64, 64, books=1)
+    np.copyto(weight.codebooks, np.where(weight.codebooks > 0, 1, -1))
+    weight.codebooks[0, 0], weight.codebooks[0, 1] = 1, -1
+    x = np.concatenate([np.full((1, 64), -3, np.float32), np.eye(64, dtype=np.float32)[:1]])
+    for rows in (x, x[::-1], x[1:]):
+        check(INT8, session(model_of(INT8, weight)).run(None, {"x": rows})[0], rows, weight)
+
+
 @pytest.mark.parametrize("op", OPERATORS)
 @pytest.mark.parametrize(("levels", "length", "books"), [(256, 8, 2), (65536, 4, 1), (16, 6, 3), (512, 3, 1)])
 @pytest.mark.parametrize("element", ["FLOAT", "FLOAT16"])

@@ -7,6 +7,10 @@
 
 namespace qonnx::cpu {
 
+namespace {
+constexpr size_t kLevels = 256;  // that books of byte indices are filled up to
+}  // namespace
+
 PackedCodebook::PackedCodebook(const LowBitShape& shape, const CodebookInputs& inputs, bool bytes,
                                const std::string& who) {
   const auto& books = inputs.codebooks.shape;
@@ -47,6 +51,7 @@ void PackedCodebook::set_books(const Tensor& codebooks, bool bytes, const std::s
     books_ = Buffer(values.size() * sizeof(float));
     std::copy(values.begin(), values.end(), books_.as<float>());
     codebook_.values = books_.as<float>();
+    if (!codebook_.wide) order_values();
     return;
   }
   float sum = 0;
@@ -62,20 +67,55 @@ void PackedCodebook::set_books(const Tensor& codebooks, bool bytes, const std::s
     books_.as<int8_t>()[i] =
         static_cast<int8_t>(static_cast<int>(std::nearbyint(values[i] / step)) + (i < book ? 128 : 0));
   codebook_.bytes = books_.as<int8_t>();
+  if (!codebook_.wide) order_bytes();
+}
+
+// by_element, fours and offsets of a book's bytes.
+void PackedCodebook::order_bytes() {
+  const size_t n = codebook_.books, length = codebook_.length, quads = codebook_.quads(), all = kLevels;
+  const size_t by_element = n * length * all, fours = n * quads * 4 * all;
+  ordered_ = Buffer(n * all * sizeof(int32_t) + by_element + fours);
+  std::memset(ordered_.as<char>(), 0, ordered_.bytes());
+  auto* offsets = ordered_.as<int32_t>();
+  auto* elements = ordered_.as<uint8_t>(n * all * sizeof(int32_t));
+  auto* four = ordered_.as<int8_t>(n * all * sizeof(int32_t) + by_element);
+  for (size_t b = 0; b < n; ++b)
+    for (size_t level = 0; level < codebook_.levels; ++level)
+      for (size_t i = 0; i < length; ++i) {
+        const int8_t byte = codebook_.bytes[(b * codebook_.levels + level) * length + i];
+        const auto value = static_cast<int8_t>(static_cast<uint8_t>(byte) - (b ? 0 : 128));
+        elements[(b * length + i) * all + level] = static_cast<uint8_t>(byte);
+        four[((b * all / 16 + level / 16) * quads + i / 4) * 64 + level % 16 * 4 + i % 4] = value;
+        offsets[b * all + level] -= 128 * value;
+      }
+  codebook_.offsets = offsets;
+  codebook_.by_element = elements;
+  codebook_.fours = four;
+}
+
+void PackedCodebook::order_values() {
+  const size_t length = codebook_.length;
+  ordered_ = Buffer(codebook_.books * length * kLevels * sizeof(float));
+  std::memset(ordered_.as<char>(), 0, ordered_.bytes());
+  for (size_t b = 0; b < codebook_.books; ++b)
+    for (size_t level = 0; level < codebook_.levels; ++level)
+      for (size_t i = 0; i < length; ++i)
+        ordered_.as<float>()[((b * kLevels + level) / 16 * length + i) * 16 + level % 16] =
+            codebook_.values[(b * codebook_.levels + level) * length + i];
+  codebook_.by_sixteen = ordered_.as<float>();
 }
 
 template <class Index>
 void PackedCodebook::pack_indices(const LowBitShape& shape, const uint8_t* codes) {
   const size_t vectors = shape.columns / codebook_.length, books = codebook_.books,
                row_bytes = shape.layout.row_bytes(vectors * books);
-  indices_ = Buffer(weight_.panels * vectors * kPanel * books * sizeof(Index));
+  indices_ = Buffer((weight_.panels + 1) / 2 * vectors * kPair * books * sizeof(Index));
   std::memset(indices_.as<char>(), 0, indices_.bytes());
   std::vector<Index> row_codes(vectors * books);
   for (size_t row = 0; row < shape.rows; ++row) {
     decode_codes(shape.layout, codes + row * row_bytes, row_codes.size(), row_codes.data());
-    for (size_t j = 0; j < vectors; ++j)
-      std::copy_n(&row_codes[j * books], books,
-                  indices_.as<Index>() + ((row / kPanel * vectors + j) * kPanel + row % kPanel) * books);
+    Index* to = indices_.as<Index>() + row / kPair * vectors * books * kPair + Codebook::place(row % kPair);
+    for (size_t i = 0; i < row_codes.size(); ++i) to[i * kPair] = row_codes[i];
   }
   codebook_.index = indices_.as<void>();
 }

@@ -24,10 +24,12 @@ class PackedCodebook {
   template <class Index>
   void pack_indices(const LowBitShape& shape, const uint8_t* codes);
   void set_books(const Tensor& codebooks, bool bytes, const std::string& who);
+  void order_bytes();
+  void order_values();
 
   LowBitWeight weight_{};
   Codebook codebook_{};
-  Buffer indices_, books_, scales_;
+  Buffer indices_, books_, ordered_, scales_;
 };
 
 }  // namespace qonnx::cpu

@@ -24,6 +24,7 @@ constexpr size_t kPanel = 32;       // output rows in a panel
 constexpr size_t kTile = 16;        // output rows in a tile
 constexpr size_t kUnit = 32;        // k in a unit
 constexpr size_t kMaxTokens = 256;  // rows of X that one call of a panel kernel takes
+constexpr size_t kPair = 64;        // output rows in a pair of panels
 
 enum class Zero : int {
   integer,  // one whole number for all: goes into the start value of the integer sums
@@ -32,12 +33,24 @@ enum class Zero : int {
 };
 
 // A weight in code books: w[n, j·length … (j+1)·length] = scale[n, b] · Σ_book vectors[book, index[n, j, book]].
+//
+// Rows of indices go in two panels at a time, 64 of them, so that one byte permutation looks all of them up. Row
+// 16·u + 4·l + r lies at place 16·l + 4·u + r: interleaving the results of four look-ups within 128-bit lanes then
+// leaves the rows in order.
 struct Codebook {
   size_t length, books, levels;  // numbers in a vector; books that add up; vectors in a book
   bool wide;                     // indices are uint16, else uint8
-  const void* index;             // [panel][j][row 32][book]
-  const int8_t* bytes;           // [book][level][length], rounded to `factor` of the weight
-  const float* values;           // the same in float32
+  const void* index;             // [panel pair][j][book][place 64]
+  const int8_t* bytes;           // [book][level][length], rounded to `factor` of the weight, 128 added in the first book
+  const float* values;           // the same in float32, nothing added
+  // Of books of at most 256 vectors, for kernels that permute bytes; levels filled up to 256 with zeros:
+  const uint8_t* by_element;  // `bytes` as [book][length][256]
+  const int8_t* fours;        // rounded, nothing added, [book][level / 16][divided_up(length, 4)][16][4]
+  const int32_t* offsets;     // −128 · Σ of a vector of `fours`, [book][256]
+  const float* by_sixteen;    // values as [book][level / 16][length][16]
+
+  size_t quads() const { return (length + 3) / 4; }
+  static constexpr size_t place(size_t row) { return row / 4 % 4 * 16 + row / 16 * 4 + row % 4; }
 };
 
 struct LowBitWeight {
@@ -65,6 +78,11 @@ struct LowBitWeight {
     return begin >= end ? 0 : end - begin < group ? end - begin : group;
   }
 
+  // Where a column lies among the padded ones.
+  size_t padded_place(size_t column) const {
+    const size_t within = column % block;
+    return (column / block * parts + within / group) * units * kUnit + within % group;
+  }
   size_t padded_block() const { return parts * units * kUnit; }
   size_t width() const { return groups * units * kUnit; }  // padded columns
   bool padded() const { return width() != columns; }

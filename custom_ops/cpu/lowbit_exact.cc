@@ -97,8 +97,9 @@ static inline void decode_unit(Steps<j...>, const uint8_t* unit, const FloatTabl
   (one.template operator()<j>(), ...);
 }
 
+template <int tokens>
 static inline void multiply(const float* decoded, size_t length, int tile, const float* x, float* sums) {
-  constexpr int tokens = kTokens, tiles = kTilesAtOnce;
+  constexpr int tiles = kTilesAtOnce;
   decoded += kTile * static_cast<size_t>(tile), sums += kTile * static_cast<size_t>(tile);
   Floats sum[tokens][tiles];
 #pragma GCC unroll 8
@@ -148,9 +149,11 @@ void many(const LowBitWeight& weight, const float* x, size_t first, size_t token
   for (size_t begin = 0; begin < all; begin += most) {
     const size_t units = all - begin < most ? all - begin : most;
     decode(begin, units, decoded);
-    for (int tile = 0; tile < 2; tile += kTilesAtOnce)
-      for (size_t m = 0; m < tokens; m += kTokens)
-        multiply(decoded, units * kUnit, tile, x + m * width + begin * kUnit * kTokens, sums + m * kPanel);
+    for (int tile = 0; tile < 2; tile += kTilesAtOnce) {
+      if (tokens == 1) multiply<1>(decoded, units * kUnit, tile, x + begin * kUnit, sums);
+      for (size_t m = 0; tokens > 1 && m < tokens; m += kTokens)
+        multiply<kTokens>(decoded, units * kUnit, tile, x + m * width + begin * kUnit * kTokens, sums + m * kPanel);
+    }
   }
 }
 
@@ -178,7 +181,7 @@ void place(const LowBitWeight& weight, const float* x, size_t row, size_t togeth
 }
 
 size_t rows_together(const LowBitWeight& weight, size_t rows) {
-  return weight.codebook ? kTokens : together(weight, rows);
+  return weight.codebook ? (rows == 1 ? 1 : kTokens) : together(weight, rows);
 }
 
 void exact(const LowBitWeight& weight, size_t panel, const float* x, size_t together, size_t first, size_t tokens,

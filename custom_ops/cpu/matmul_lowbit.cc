@@ -7,14 +7,17 @@
 // block_size, levels, codes_per_word, bytes_per_word (the layout of formats/codes.h).
 //
 // Constant weights are packed once, when the kernel is created. Rows of X are prepared in parallel (spread over padded
-// blocks, or quantized), then panels of 32 outputs are computed in parallel, at most 256 rows of X at a time.
+// blocks, or quantized), then panels of 32 outputs are computed in parallel, at most 256 rows of X at a time. A few
+// rows of X and code books go by tables of partial sums instead (codebook_tables.h).
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstring>
 #include <optional>
 
 #include "../formats/float16.h"
 #include "codebook_pack.h"
+#include "codebook_tables.h"
 #include "numbers.h"
 #include "operators.h"
 #include "tier.h"
@@ -24,12 +27,14 @@ namespace qonnx::cpu {
 QONNX_BY_TIER(NumberKernels, number_kernels)
 QONNX_BY_TIER(LowBitInt8, lowbit_int8)
 QONNX_BY_TIER(LowBitExact, lowbit_exact)
+QONNX_BY_TIER(CodebookTables, codebook_tables)
 
 namespace {
 
 constexpr size_t kRowsAtOnce = 1024;           // of X: bounds the scratch memory
 constexpr size_t kTaskWork = size_t{1} << 21;  // multiply-adds worth a task of their own: some 20 µs
 constexpr size_t kTaskNumbers = 1 << 14;       // numbers of X worth a task of their own
+constexpr size_t kTaskTables = 1 << 17;        // bytes of tables worth a task of their own
 
 // What differs between the two kinds of weight: inputs between X and the bias, names, packing.
 struct LowBit {
@@ -76,7 +81,8 @@ class Product {
       : who_(std::string(name) + " '" + info.node_name() + "': "),
         numbers_(*number_kernels_table[static_cast<int>(active_tier())]),
         int8_(*lowbit_int8_table[static_cast<int>(active_tier())]),
-        exact_(*lowbit_exact_table[static_cast<int>(active_tier())]) {
+        exact_(*lowbit_exact_table[static_cast<int>(active_tier())]),
+        tables_(*codebook_tables_table[static_cast<int>(active_tier())]) {
     shape_.columns = positive(info, "K");
     shape_.rows = positive(info, "N");
     shape_.block = std::min(positive(info, "block_size"), shape_.columns);
@@ -174,13 +180,17 @@ class Product {
 
   void run_rows(Context& context, const LowBitWeight& weight, const char* x, size_t rows, const float* bias, char* y) {
     const size_t width = weight.width(), groups = weight.groups;
-    const size_t together = quantized ? int8_.together(weight, rows) : exact_.together(weight, rows);
+    const bool by_tables = tables_.suits(weight, rows, !quantized);
+    const size_t together =
+        by_tables ? 1 : quantized ? int8_.together(weight, rows) : exact_.together(weight, rows);
     const size_t filled = (rows + together - 1) / together * together;  // rows of zeros fill up the last `together`
     const size_t tasks = std::min(filled, rows * width / kTaskNumbers + 1);
     const size_t own = Scratch::size_of<float>(width + shape_.columns);  // of a task
     const size_t numbers = filled * width, by_group = 3 * Scratch::size_of<float>(filled * groups);
-    Scratch::Loan loan(scratch_, tasks * own + (quantized ? Scratch::size_of<int8_t>(numbers) + by_group
-                                                          : Scratch::size_of<float>(numbers)));
+    const size_t table_size = by_tables ? table_bytes(weight, !quantized) : 0;
+    Scratch::Loan loan(scratch_, tasks * own + table_size +
+                                     (quantized ? Scratch::size_of<int8_t>(numbers) + by_group
+                                                : Scratch::size_of<float>(numbers)));
     float* rows_of_tasks = loan.next<float>(tasks * own / sizeof(float));
     QuantizedRows q{};
     float* floats = nullptr;
@@ -199,19 +209,55 @@ class Product {
       }
     });
 
-    const size_t panel_work = rows * width * kPanel;
+    if (!by_tables) return multiply_panels(context, weight, q, floats, together, 0, rows, bias, y);
+    auto* tables = loan.next<uint8_t>(table_size);
+    for (size_t row = 0; row < rows; ++row)
+      if (!multiply_by_tables(context, weight, q, floats, row, tables, bias, y))
+        multiply_panels(context, weight, q, floats, together, row, row + 1, bias, y);
+  }
+
+  // Rows [begin, end) of X with every panel.
+  void multiply_panels(Context& context, const LowBitWeight& weight, const QuantizedRows& q, const float* floats,
+                       size_t together, size_t begin, size_t end, const float* bias, char* y) {
+    const size_t panel_work = (end - begin) * weight.width() * kPanel;
     const size_t per_task = std::max<size_t>(1, kTaskWork / panel_work),
                  panel_tasks = (weight.panels + per_task - 1) / per_task;
+    const size_t filled = (end + together - 1) / together * together;
     context.parallel(panel_tasks, [&](size_t task) {
       alignas(64) float sums[kMaxTokens * kPanel];
       for (size_t panel = task * per_task; panel < std::min((task + 1) * per_task, weight.panels); ++panel)
-        for (size_t first = 0; first < rows; first += kMaxTokens) {
-          const size_t tokens = std::min(kMaxTokens, rows - first), with_zeros = std::min(kMaxTokens, filled - first);
+        for (size_t first = begin; first < end; first += kMaxTokens) {
+          const size_t tokens = std::min(kMaxTokens, end - first), with_zeros = std::min(kMaxTokens, filled - first);
           if constexpr (quantized) int8_.multiply(weight, panel, q, first, with_zeros, sums);
           else exact_.multiply(weight, panel, floats, together, first, with_zeros, sums);
           store(weight, panel, sums, tokens, bias, y + first * shape_.rows * kSize);
         }
     });
+  }
+
+  // One row of X with every panel; false, with nothing done, when its tables do not hold the sums.
+  bool multiply_by_tables(Context& context, const LowBitWeight& weight, const QuantizedRows& q, const float* floats,
+                          size_t row, uint8_t* tables, const float* bias, char* y) {
+    const size_t vectors = weight.columns / weight.codebook->length;
+    const size_t table_tasks = std::min(vectors, table_bytes(weight, !quantized) / kTaskTables + 1);
+    std::atomic<bool> fits{true};
+    context.parallel(table_tasks, [&](size_t task) {
+      const size_t first = task * vectors / table_tasks, last = (task + 1) * vectors / table_tasks;
+      if constexpr (!quantized) tables_.build_exact(weight, floats + row * weight.width(), first, last, tables);
+      else if (!tables_.build_int8(weight, q.codes + row * weight.width(), first, last, tables)) fits = false;
+    });
+    if (!fits) return false;
+    const size_t pairs = (weight.panels + 1) / 2;
+    context.parallel((pairs + kMostPairs - 1) / kMostPairs, [&](size_t task) {
+      alignas(64) float sums[kMostPairs * kPair];
+      const size_t first = task * kMostPairs, count = std::min(kMostPairs, pairs - first);
+      if constexpr (quantized)
+        tables_.multiply_int8(weight, tables, q.scale + row * weight.groups, first, count, sums);
+      else tables_.multiply_exact(weight, tables, first, count, sums);
+      for (size_t panel = 2 * first; panel < std::min(2 * (first + count), weight.panels); ++panel)
+        store(weight, panel, sums + (panel - 2 * first) * kPanel, 1, bias, y + row * shape_.rows * kSize);
+    });
+    return true;
   }
 
   void store(const LowBitWeight& weight, size_t panel, float* sums, size_t tokens, const float* bias, char* y) const {
@@ -230,6 +276,7 @@ class Product {
   const NumberKernels& numbers_;
   const LowBitInt8& int8_;
   const LowBitExact& exact_;
+  const CodebookTables& tables_;
   LowBitShape shape_{};
   std::optional<typename Form::Packed> packed_;
   std::vector<float> constant_bias_;
