@@ -23,6 +23,7 @@ from qonnx.passes.recognise_activations import RecogniseActivations
 from qonnx.passes.remove_dead import RemoveDead
 from qonnx.passes.remove_identities import RemoveIdentities
 from qonnx.passes.reparameterize import Reparameterize
+from qonnx.passes.solve_in_turn import SolveInTurn
 from qonnx.passes.solve_weights import SolveWeights
 from qonnx.passes.spell_quantized import SpellQuantized
 from qonnx.passes.split_conv_transpose import SplitConvTranspose
@@ -50,6 +51,7 @@ PASSES: dict[str, type[Pass]] = {
     "assign": Assign,
     "assign_weights": AssignWeights,
     "solve_weights": SolveWeights,
+    "solve_in_turn": SolveInTurn,
     "correct_bias": CorrectBias,
     "protect": Protect,
     "place_qdq": PlaceQDQ,

@@ -37,7 +37,7 @@ class CorrectBias(Pass):
     samples: int = 8
     operators: tuple[str, ...] = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
-    needs = ("assign", "solve_weights")
+    needs = ("assign", "solve_weights | solve_in_turn")
     tolerance = 0.0
 
     def changes(self, model: ir.Model) -> Iterator[Change]:

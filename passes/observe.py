@@ -147,7 +147,7 @@ class Observe(Pass):
         if ir.convenience.get_const_tensor(node.inputs[1 - index]) is None:
             return Wish()
         if "Conv" in node.op_type:
-            window = _window(node) if self.gram else None
+            window = window_of(node) if self.gram else None
             return Wish(channel_axis=1, gram=window is not None, window=window)
         transposed = node.op_type == "Gemm" and bool(node.attributes.get_int("trans" + "AB"[index], 0))
         if (index == 0) == transposed:
@@ -155,7 +155,7 @@ class Observe(Pass):
         return Wish(channel_axis=-1, gram=self.gram)
 
 
-def _window(node: ir.Node) -> Window | None:
+def window_of(node: ir.Node) -> Window | None:
     """How a Conv slides; None for a ConvTranspose and for automatic padding (it depends on the size of the image)."""
     if node.op_type != "Conv" or node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return None

@@ -40,7 +40,7 @@ class PlaceQDQ(Pass):
 
     target: Target | None = None
 
-    needs = ("solve_weights",)
+    needs = ("solve_weights | solve_in_turn",)
     tolerance = None
 
     def changes(self, model: ir.Model) -> Iterator[Change]:

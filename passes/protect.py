@@ -51,7 +51,7 @@ class Protect(Pass):
     samples: int = 8
     progress: Callable[[int], None] | None = None
 
-    needs = ("assign", "solve_weights")
+    needs = ("assign", "solve_weights | solve_in_turn")
     tolerance = None
     counts_layers: ClassVar[bool] = True  # what `progress` is called with
 

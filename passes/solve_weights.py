@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from qonnx.codebooks import CodebookFormat, CodebookTensor, solve_codebook
 from qonnx.formats import IntFormat, QuantizedTensor
 from qonnx.notes import note
 from qonnx.passes.base import Change, Pass
@@ -54,11 +55,15 @@ def layout_of(node: ir.Node) -> Layout:
     return Layout(node.op_type, tuple(weight.shape.numpy()), integer(node, "group", 1), transposed)
 
 
-def solve(node: ir.Node, plan: Plan, solver: str, gram: np.ndarray | None) -> QuantizedTensor:
-    """The codes of one node's weight in the layout of DequantizeLinear."""
+def solve(
+    node: ir.Node, plan: Plan, solver: str, gram: np.ndarray | None, weight: np.ndarray | None = None
+) -> QuantizedTensor | CodebookTensor:
+    """The codes of one node's weight, or of `weight` in its place, in the layout of DequantizeLinear."""
     format, value = plan.weight, node.inputs[plan.weight_index]
+    if isinstance(format, CodebookFormat):
+        return solve_codebook(array(value) if weight is None else weight, layout_of(node), format, gram, solver)
     layout = fitted(layout_of(node), format)
-    weight = np.asarray(array(value), np.float32)
+    weight = np.asarray(array(value) if weight is None else weight, np.float32)
     if len(layout.shape) != 2 and node.op_type == "MatMul":  # a stack of matrices, one scale
         codes = rounded_scale(
             SOLVERS["nearest"](weight.reshape(1, 1, -1), format), weight.reshape(1, 1, -1), value.dtype

@@ -31,6 +31,7 @@ def lean_session(
     threads: int | None = None,
     libraries: Sequence[str] = (),
     options: ort.SessionOptions | None = None,
+    optimization: str = "all",
 ) -> ort.InferenceSession:
     """Open `model` on the CPU without copying its weights. `model` must be a clone: its weights are replaced.
 
@@ -49,6 +50,6 @@ def lean_session(
     if shared:
         options.add_external_initializers(list(shared), list(shared.values()))
     serialized = ir.to_proto(model).SerializeToString()
-    opened = session(serialized, threads=threads, libraries=libraries, options=options)
+    opened = session(serialized, optimization=optimization, threads=threads, libraries=libraries, options=options)
     opened.shared_weights = shared
     return opened

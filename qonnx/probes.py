@@ -43,15 +43,15 @@ def with_outputs(model: ir.Model, outputs: Sequence[ir.Value]) -> ir.Model:
         if node is None or node in needed or node.graph is not model.graph:
             continue
         needed.add(node)
-        waiting += [value.producer() for value in _reads(node)]
+        waiting += [value.producer() for value in reads(node)]
     model.graph.remove([node for node in model.graph if node not in needed], safe=True)
-    kept = {value for node in model.graph for value in _reads(node)} | set(outputs)
+    kept = {value for node in model.graph for value in reads(node)} | set(outputs)
     for name in [name for name, value in model.graph.initializers.items() if value not in kept]:
         del model.graph.initializers[name]
     return model
 
 
-def _reads(node: ir.Node) -> Iterable[ir.Value]:
+def reads(node: ir.Node) -> Iterable[ir.Value]:
     """Values that a node reads, those captured by its bodies included."""
     yield from (value for value in node.inputs if value is not None)
     for attribute in node.attributes.values():
@@ -60,7 +60,7 @@ def _reads(node: ir.Node) -> Iterable[ir.Value]:
         for body in bodies:
             yield from body.outputs
             for inner in body:
-                yield from _reads(inner)
+                yield from reads(inner)
 
 
 def shapes(

@@ -1,7 +1,7 @@
 """SOLVERS: how a weight becomes codes. Each is a function `solve(rows, format, gram) -> Codes`.
 
-rows: [groups, rows, columns] float32 (see rows.py). gram: [groups, columns, columns], E[xxᵀ] of the layer's inputs up to
-a factor, or None.
+rows: [groups, rows, columns] float32 (see rows.py). gram: [groups, columns, columns], E[xxᵀ] of the layer's inputs up
+to a factor, or None.
 """
 
 from collections.abc import Callable

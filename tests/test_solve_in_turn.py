@@ -1,0 +1,145 @@
+"""Solving layers in turn: less error than one by one, no mean error left, streams corrected."""
+
+import dataclasses
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from models.tiny import build
+from qonnx import runtime
+from qonnx.notes import note
+from qonnx.passes.assign_weights import AssignWeights
+from qonnx.passes.place_qdq import PlaceQDQ
+from qonnx.passes.solve_in_turn import SolveInTurn
+from qonnx.passes.solve_weights import SolveWeights
+from qonnx.passes.tidy import Tidy
+from qonnx.recipe import parse_recipe
+from qonnx.targets import TARGETS
+
+HEAD = '<ir_version: 13, opset_import: ["": 25]> g '
+CHAIN = """(float[N,64] x, float[64,96] w1, float[96] b1, float[48,96] w2, float[48] b2, float[48,32] w3)
+    => (float[N,32] y) {
+    a = MatMul(x, w1)  c = Add(a, b1)  d = Relu(c)  e = Gemm<transB = 1>(d, w2, b2)  f = Tanh(e)  y = MatMul(f, w3) }"""
+BLOCKS = """(float[N,64] x, float[64,96] w1, float[96,64] w2, float[64] b2, float[64,96] w3, float[96,64] w4)
+    => (float[N,64] y) {
+    a = MatMul(x, w1)  b = Relu(a)  c = MatMul(b, w2)  d = Add(c, b2)  s = Add(x, d)
+    e = MatMul(s, w3)  f = Relu(e)  g = MatMul(f, w4)  y = Add(g, s) }"""
+SHARED = """(float[N,64] x, float[64,64] w) => (float[N,64] y) {
+    a = MatMul(x, w)  b = Relu(a)  y = MatMul(b, w) }"""
+KERNELS = """(float[1,32,9,9] x, float[32,32,3,3] w1, float[32] b1, float[40,32,1,1] w2) => (float[1,40,7,7] y) {
+    a = Conv(x, w1, b1)  b = Relu(a)  y = Conv(b, w2) }"""
+TABLE = """(float[100,64] table, int64[7] i, float[64,64] w) => (float[7,64] y) {
+    a = Gather(table, i)  y = MatMul(a, w) }"""
+MODELS = {"chain": CHAIN, "blocks": BLOCKS, "shared": SHARED, "kernels": KERNELS, "table": TABLE}
+
+
+def samples(model: ir.Model, seed: int, count: int = 10) -> list[dict]:
+    """Rows with strong common directions and an offset, as activations have."""
+    generator, mixing = np.random.default_rng(seed), np.random.default_rng(7).normal(size=(64, 16))
+    feeds = []
+    for _ in range(count):
+        if model.graph.inputs[0].name == "i" or "i" in {v.name for v in model.graph.inputs}:
+            feeds.append({"i": generator.integers(0, 100, 7)})
+        elif model.graph.inputs[0].shape[1] == 64:
+            x = generator.normal(size=(50, 16)) @ mixing.T + 0.3 * generator.normal(size=(50, 64)) + 1
+            feeds.append({"x": x.astype(np.float32)})
+        else:
+            smooth = generator.normal(size=(1, 32, 1, 1)) + 0.3 * generator.normal(size=(1, 32, 9, 9))
+            feeds.append({"x": smooth.astype(np.float32)})
+    return feeds
+
+
+def solved(text: str, *passes, bits: int = 2, seed: int = 0) -> ir.Model:
+    model = build(HEAD + text)
+    data = samples(model, seed)
+    AssignWeights(TARGETS["ort-cpu"], bits=bits)(model)
+    for one in passes:
+        one = dataclasses.replace(one, data=data) if isinstance(one, SolveInTurn) else one
+        one(model)
+    PlaceQDQ()(model)
+    Tidy()(model)
+    return model
+
+
+def outputs(model: ir.Model, feeds: list[dict]) -> np.ndarray:
+    session = runtime.session(model, optimization="none", threads=1)
+    return np.concatenate([session.run(None, sample)[0] for sample in feeds]).astype(np.float64)
+
+
+def noise(text: str, *passes, seed: int, **options) -> float:
+    """Relative error power on samples of that seed; the passes see those of seed 0."""
+    true = build(HEAD + text)
+    feeds = samples(true, seed)
+    want, got = outputs(true, feeds), outputs(solved(text, *passes, **options), feeds)
+    return float(np.square(got - want).sum() / np.square(want - want.mean(0)).sum())
+
+
+TURN = SolveInTurn(None)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_less_error_than_round_to_nearest_on_new_data(name):
+    text = MODELS[name]
+    assert noise(text, TURN, seed=1) < 0.8 * noise(text, SolveWeights("nearest"), seed=1)
+
+
+@pytest.mark.parametrize("name", ["chain", "blocks", "kernels"])
+def test_no_mean_error_is_left_on_the_samples(name):
+    true = build(HEAD + MODELS[name])
+    feeds = samples(true, 0)
+    want, got = outputs(true, feeds), outputs(solved(MODELS[name], TURN), feeds)
+    axes = (0, 2, 3) if want.ndim == 4 else (0,)
+    spread = want.std(axes)
+    assert (np.abs((got - want).mean(axes)) < 1e-2 * spread).all()  # the sums are float32
+
+
+def test_a_residual_stream_is_corrected():
+    assert noise(BLOCKS, TURN, seed=1) < 0.9 * noise(BLOCKS, SolveInTurn(None, residual=False), seed=1)
+
+
+def test_least_squares_gains_on_new_data():
+    assert noise(CHAIN, TURN, seed=1) < 0.95 * noise(CHAIN, SolveInTurn(None, ridge=float("inf")), seed=1)
+
+
+def test_a_shared_weight_is_stored_once():
+    model = solved(SHARED, TURN)
+    assert len({id(note(node).solved) for node in model.graph if note(node).solved is not None}) == 1
+    assert [node.op_type for node in model.graph].count("DequantizeLinear") == 1
+
+
+def test_every_sample_may_have_another_shape():
+    model = build(HEAD + CHAIN)
+    AssignWeights(TARGETS["ort-cpu"], bits=4)(model)
+    feeds = [{"x": sample["x"][: 10 + i]} for i, sample in enumerate(samples(model, 0))]
+    assert len(SolveInTurn(feeds)(model).changes) == 3
+
+
+def test_without_data_weights_are_rounded():
+    model = build(HEAD + CHAIN)
+    AssignWeights(TARGETS["ort-cpu"], bits=4)(model)
+    changes = SolveInTurn(None)(model).changes
+    assert [change.what for change in changes] == ["weight solved as u4.block32 without data"] * 3
+
+
+def test_activations_pass_through_their_grids():
+    """With 4-bit activations as well, the twin's inputs are the rounded ones: the result beats solving for float."""
+    text = """passes = ["observe", "assign", "solve_weights", "place_qdq"]
+    [options.assign]
+    weight = "s4"
+    activation = "u4"
+    [options.solve_weights]
+    solver = "gptq"
+    [options.observe]
+    gram = true"""
+    coarse = dataclasses.replace(TARGETS["ort-cpu"], activation_types=("u4", "u8"))
+    results = {}
+    for name in ("solve_weights", "solve_in_turn"):
+        used = text.replace("solve_weights", name)
+        model = build(HEAD + CHAIN)
+        feeds = samples(model, 0)
+        parse_recipe(used, name).run(model, target=coarse, data=feeds)
+        new = samples(model, 1)
+        want = outputs(build(HEAD + CHAIN), new)
+        results[name] = np.square(outputs(model, new) - want).sum() / np.square(want - want.mean(0)).sum()
+    assert results["solve_in_turn"] < 0.9 * results["solve_weights"]
