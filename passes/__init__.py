@@ -1,6 +1,7 @@
 """PASSES: every pass by name, in the order in which recipes use them."""
 
 from qonnx.passes.assign import Assign
+from qonnx.passes.assign_codebooks import AssignCodebooks
 from qonnx.passes.assign_weights import AssignWeights
 from qonnx.passes.base import Change, Pass, PassResult
 from qonnx.passes.convert_opset import ConvertOpset
@@ -17,6 +18,7 @@ from qonnx.passes.lower import Lower
 from qonnx.passes.lower_dynamic import LowerDynamic
 from qonnx.passes.observe import Observe
 from qonnx.passes.patches_to_matmul import PatchesToMatMul
+from qonnx.passes.place_codebooks import PlaceCodebooks
 from qonnx.passes.place_qdq import PlaceQDQ
 from qonnx.passes.protect import Protect
 from qonnx.passes.recognise_activations import RecogniseActivations
@@ -49,11 +51,13 @@ PASSES: dict[str, type[Pass]] = {
     "observe": Observe,
     "reparameterize": Reparameterize,
     "assign": Assign,
+    "assign_codebooks": AssignCodebooks,
     "assign_weights": AssignWeights,
     "solve_weights": SolveWeights,
     "solve_in_turn": SolveInTurn,
     "correct_bias": CorrectBias,
     "protect": Protect,
+    "place_codebooks": PlaceCodebooks,
     "place_qdq": PlaceQDQ,
     "lower_dynamic": LowerDynamic,
     "lower": Lower,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from qonnx.codebooks.formats import CodebookFormat
 from qonnx.formats import IntFormat
 
 
@@ -72,7 +73,7 @@ class Plan:
     """
 
     inputs: dict[int, IntFormat]
-    weight: IntFormat | None = None
+    weight: IntFormat | CodebookFormat | None = None
     weight_index: int = 1
     output: bool = False
     bias: bool = False
