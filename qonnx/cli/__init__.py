@@ -9,8 +9,10 @@ VERBS: dict[str, str] = {
     "check": "compare any two models of equal interface on data",
     "inspect": "what is in a model, what can be quantized, sizes by layer",
     "export": "write portable variants of a converted model: what other runtimes read",
+    "demo": "write a web page that runs float and quantized side by side",
     "lint": "find what a runtime will not load or not run on integers",
     "recipes": "list the recipes, or show one",
     "targets": "list the runtimes, or show what one demands",
+    "ops": "list the operators of domain ai.qonnx, or copy their native library",
     "doctor": "versions, providers, native library, conflicts",
 }

@@ -17,6 +17,7 @@ from qonnx.errors import QonnxError
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
 _LARGEST = 1 << 30  # bytes that a page may post
+_HOLD = 600  # seconds
 _NOWHERE = os.path.join(os.devnull, "nothing")  # a path that cannot exist
 
 
@@ -45,6 +46,14 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
         self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
         self.send_header("Cache-Control", "no-store")
         super().end_headers()
+
+    def do_GET(self) -> None:
+        """A file; /hold answers when the posted file is there, which keeps a page from being "loaded" until then."""
+        if self.path == "/hold":
+            next(iter(self.posted.values())).wait(_HOLD)
+            self.send_error(404)
+            return
+        super().do_GET()
 
     def do_POST(self) -> None:
         """Keep a file under /post/NAME in the folder "post"."""

@@ -1,0 +1,204 @@
+// The demo: prepares an input, runs both models in turns, draws their outputs and says how far apart they are.
+import * as ort from './ort/ort.wasm.min.mjs';
+
+const ROUNDS = 3; // timed runs of each model, in turns, after one that is not timed
+const $ = (id) => document.getElementById(id);
+const make = (tag, text = '', kind = '') => Object.assign(document.createElement(tag), { textContent: text, className: kind });
+const size = (bytes) => (bytes < 1e6 ? `${(bytes / 1e3).toFixed(0)} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
+const median = (numbers) => numbers.slice().sort((a, b) => a - b)[Math.floor(numbers.length / 2)];
+
+let config, models, busy = false;
+
+async function start() {
+  config = await (await fetch('config.json')).json();
+  $('title').textContent = config.title;
+  document.title = config.title;
+  ort.env.wasm.wasmPaths = new URL('./ort/', location.href).href;
+  ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(2, navigator.hardwareConcurrency || 1) : 1;
+  models = [];
+  for (const one of config.models) {
+    const begun = performance.now();
+    const bytes = new Uint8Array(await (await fetch(one.file)).arrayBuffer());
+    const session = await ort.InferenceSession.create(bytes, { executionProviders: ['wasm'], logSeverityLevel: 3 });
+    models.push({ ...one, session, load: performance.now() - begun });
+  }
+  for (const [index, sample] of config.samples.entries()) {
+    const data = new Float32Array(await (await fetch(sample.file)).arrayBuffer());
+    const button = make('button');
+    button.title = `sample ${index + 1}`;
+    button.append(picture(data, sample.shape));
+    button.onclick = () => { press(button); run(data, sample.shape); };
+    $('samples').append(button);
+  }
+  if (config.prepare) {
+    $('drop').hidden = false;
+    $('file').onchange = (event) => event.target.files[0] && image(event.target.files[0]);
+    document.ondragover = (event) => event.preventDefault();
+    document.ondrop = (event) => { event.preventDefault(); image(event.dataTransfer.files[0]); };
+  }
+  $('samples').firstChild?.click();
+}
+
+function press(button) {
+  for (const one of $('samples').children) one.setAttribute('aria-pressed', String(one === button));
+}
+
+// Float32 data [1, C, H, W] or [1, H, W, C] as a picture, stretched to the range that it spans.
+function picture(data, shape) {
+  const canvas = make('canvas');
+  if (shape.length !== 4) return make('span', `[${shape}]`);
+  const last = config.layout === 'nhwc';
+  const [channels, height, width] = last ? [shape[3], shape[1], shape[2]] : shape.slice(1);
+  let low = Infinity, high = -Infinity;
+  for (const x of data) { if (x < low) low = x; if (x > high) high = x; }
+  const pixels = new ImageData(width, height);
+  for (let place = 0; place < height * width; place++) {
+    for (let c = 0; c < 3; c++) {
+      const from = Math.min(config.color === 'bgr' ? 2 - c : c, channels - 1);
+      const x = last ? data[place * channels + from] : data[from * height * width + place];
+      pixels.data[4 * place + c] = (255 * (x - low)) / (high - low || 1);
+    }
+    pixels.data[4 * place + 3] = 255;
+  }
+  canvas.width = width; canvas.height = height;
+  canvas.getContext('2d').putImageData(pixels, 0, 0);
+  return canvas;
+}
+
+// A file of the user: scaled to the model's size, then normalised as config.prepare says.
+async function image(file) {
+  const bitmap = await createImageBitmap(file), p = config.prepare;
+  const height = p.height || bitmap.height;
+  const width = p.width || Math.max(32, Math.round((bitmap.width * height) / bitmap.height / 32) * 32);
+  const canvas = make('canvas');
+  canvas.width = width; canvas.height = height;
+  const context = canvas.getContext('2d', { willReadFrequently: true });
+  context.drawImage(bitmap, 0, 0, width, height);
+  const pixels = context.getImageData(0, 0, width, height).data, plane = width * height;
+  const data = new Float32Array(3 * plane);
+  for (let place = 0; place < plane; place++) {
+    for (let c = 0; c < 3; c++) {
+      const x = pixels[4 * place + (config.color === 'bgr' ? 2 - c : c)] / p.scale;
+      const value = (x - (p.mean[c] ?? 0)) / (p.std[c] ?? 1);
+      data[config.layout === 'nhwc' ? place * 3 + c : c * plane + place] = value;
+    }
+  }
+  const shape = config.layout === 'nhwc' ? [1, height, width, 3] : [1, 3, height, width];
+  const button = make('button');
+  button.append(picture(data, shape));
+  button.onclick = () => { press(button); run(data, shape); };
+  $('samples').append(button);
+  button.click();
+}
+
+async function run(data, shape) {
+  if (busy) return;
+  busy = true;
+  document.documentElement.dataset.state = 'busy';
+  $('verdict').textContent = 'running …';
+  await new Promise((done) => setTimeout(done, 20)); // lets the page draw first
+  try {
+    const feed = { [config.input]: new ort.Tensor('float32', data, shape) };
+    const outputs = [], times = models.map(() => []);
+    for (const model of models) outputs.push((await model.session.run(feed))[config.output]);
+    for (let round = 0; round < ROUNDS; round++) {
+      for (const [index, model] of models.entries()) {
+        const begun = performance.now();
+        await model.session.run(feed);
+        times[index].push(performance.now() - begun);
+      }
+    }
+    const rows = models.map((model, index) => ({ name: model.name, bytes: model.bytes, ms: median(times[index]), view: show(outputs[index]) }));
+    rows.forEach((row, index) => card($(['first', 'second'][index]), row));
+    judge(rows, outputs);
+  } catch (error) {
+    $('verdict').textContent = `failed: ${error.message || error}`;
+    window.results = { error: String(error.message || error) };
+  }
+  busy = false;
+  document.documentElement.dataset.state = 'done';
+}
+
+function card(place, row) {
+  const facts = make('dl');
+  for (const [word, value] of [['file', size(row.bytes)], ['latency', `${row.ms.toFixed(0)} ms`]]) {
+    const one = make('div');
+    one.append(make('dt', word), make('dd', value));
+    facts.append(one);
+  }
+  place.replaceChildren(make('h2', row.name), facts, row.view);
+}
+
+// What an output means, as an element: a map, the best classes, a line of text, or its first numbers.
+function show(tensor) {
+  const { data, dims } = tensor;
+  if (config.view === 'map') return heat(data, dims);
+  if (config.view === 'text') return make('div', greedy(data, dims) || '(no text)', 'text');
+  if (config.view === 'classes') return bars(data);
+  return make('code', Array.from(data.slice(0, 12), (x) => Number(x).toPrecision(4)).join(', '));
+}
+
+function heat(data, dims) {
+  const [height, width] = dims.slice(-2), canvas = make('canvas', '', 'map'), pixels = new ImageData(width, height);
+  let low = Infinity, high = -Infinity;
+  for (const x of data) { if (x < low) low = x; if (x > high) high = x; }
+  for (let i = 0; i < height * width; i++) {
+    const t = (data[i] - low) / (high - low || 1); // from dark blue over green to yellow
+    pixels.data.set([255 * Math.min(1, 1.6 * t * t), 255 * (0.1 + 0.85 * t), 255 * (0.35 + 0.3 * t - 0.5 * t * t), 255], 4 * i);
+  }
+  canvas.width = width; canvas.height = height;
+  canvas.getContext('2d').putImageData(pixels, 0, 0);
+  return canvas;
+}
+
+function bars(data) {
+  let values = Array.from(data, Number);
+  const sum = values.reduce((a, b) => a + b, 0);
+  if (Math.min(...values) < 0 || Math.abs(sum - 1) > 1e-3) {
+    const top = Math.max(...values), powers = values.map((x) => Math.exp(x - top)), total = powers.reduce((a, b) => a + b, 0);
+    values = powers.map((x) => x / total);
+  }
+  const box = make('div');
+  const best = values.map((x, i) => [x, i]).sort((a, b) => b[0] - a[0]).slice(0, 5);
+  for (const [x, i] of best) {
+    const row = make('div', '', 'bar'), bar = make('i');
+    bar.style.width = `${100 * x}%`;
+    const track = make('span');
+    track.append(bar);
+    row.append(make('span', config.labels[i] ?? `class ${i}`), track, make('span', `${(100 * x).toFixed(1)} %`));
+    box.append(row);
+  }
+  return box;
+}
+
+// Best class of each step, repeats merged, blanks (class 0) dropped: best-path decoding of CTC.
+function greedy(data, dims) {
+  const [steps, classes] = dims.slice(-2);
+  let text = '', before = 0;
+  for (let step = 0; step < steps; step++) {
+    let best = 0;
+    for (let i = 1; i < classes; i++) if (data[step * classes + i] > data[step * classes + best]) best = i;
+    if (best && best !== before) text += config.labels[best] ?? '?';
+    before = best;
+  }
+  return text;
+}
+
+function judge(rows, [a, b]) {
+  let signal = 0, noise = 0;
+  for (let i = 0; i < a.data.length; i++) { signal += a.data[i] ** 2; noise += (a.data[i] - b.data[i]) ** 2; }
+  const decibels = 10 * Math.log10(signal / noise);
+  const share = (x) => x.toFixed(2);
+  $('verdict').textContent = `${share(rows[1].bytes / rows[0].bytes)} of the size, ${share(rows[1].ms / rows[0].ms)} of the time, `
+    + `outputs ${noise ? `${decibels.toFixed(1)} dB apart (signal to noise)` : 'equal'}; `
+    + `${ort.env.wasm.numThreads} thread${ort.env.wasm.numThreads > 1 ? 's' : ''}, onnxruntime-web ${ort.env.versions.web}`;
+  window.results = {
+    sqnr_db: noise ? decibels : null, rows: rows.map(({ name, bytes, ms, view }) => ({ name, bytes, ms, text: view.textContent })),
+  };
+}
+
+start().catch((error) => {
+  $('verdict').textContent = `failed: ${error.message || error}`;
+  window.results = { error: String(error.message || error) };
+  document.documentElement.dataset.state = 'done';
+});
