@@ -136,7 +136,7 @@ def _rows(
 ) -> list[ir.Node]:
     """GatherCodebook, and a Cast where the books' type is not the weight's."""
     kind = node.inputs[note(node).plan.weight_index].dtype
-    name = f"{node.name}.{suffix}" if suffix else node.name
+    name = f"{node.name or node.outputs[0].name}.{suffix}" if suffix else node.name
     made = [ops.node(GATHER, [rows, *values], node_name=name, **part.attributes())]
     ops.add_to_model(model, GATHER)
     made[0].outputs[0].type = ir.TensorType(values[1].dtype)

@@ -74,7 +74,7 @@ class SolveInTurn(Pass):
     samples: int = 64
     progress: Callable[[int], None] | None = None
 
-    needs = ("assign | assign_weights",)
+    needs = ("assign | assign_weights | assign_codebooks",)
     tolerance = 0.0
     counts_layers: ClassVar[bool] = True  # what `progress` is called with
 

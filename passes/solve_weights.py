@@ -30,7 +30,7 @@ class SolveWeights(Pass):
 
     solver: str = "nearest"
 
-    needs = ("assign | assign_weights",)
+    needs = ("assign | assign_weights | assign_codebooks",)
     tolerance = 0.0
 
     def changes(self, model: ir.Model) -> Iterator[Change]:
