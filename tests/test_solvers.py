@@ -1,6 +1,7 @@
 """Laws of every solver and granularity: codes in range, less loss from better solvers, shapes that come back."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import onnx_ir as ir
@@ -9,6 +10,7 @@ import pytest
 from qonnx.formats import FORMATS
 from qonnx.passes.solve_weights import fitted, rounded_scale, to_tensor
 from qonnx.solvers import SOLVERS, Layout
+from qonnx.solvers.loss import losses
 from qonnx.solvers.nearest import nearest
 
 GRANULARITIES = {
@@ -85,6 +87,36 @@ def test_better_solvers_lose_less_on_correlated_inputs(granularity, number, seed
 
 
 @granularities
+@pytest.mark.parametrize("number", ["s8", "s4", "u4", "s2", "u2"])
+@pytest.mark.parametrize("inputs", ["correlated", "independent", "few rows"])
+def test_each_solver_loses_no_more_than_the_one_before(granularity, number, inputs):
+    """tr((W − Ŵ)H(W − Ŵ)ᵀ): QuantEase ≤ GPTQ ≤ round to nearest, as a whole and row by row."""
+    format = format_of(number, granularity)
+    generator = np.random.default_rng(12)
+    rows = generator.standard_t(4, size=(2, 16, 48)).astype(np.float32)
+    gram = correlated(2, 48, 3)
+    if inputs == "independent":
+        gram = np.broadcast_to(np.diag(generator.uniform(0.1, 2, 48)), (2, 48, 48)).astype(np.float32)
+    if inputs == "few rows":
+        x = generator.normal(size=(2, 12, 48)).astype(np.float32)
+        gram = x.swapaxes(1, 2) @ x
+    order = [losses(rows, SOLVERS[name](rows, format, gram), gram) for name in ("quantease", "gptq", "nearest")]
+    for less, more in itertools.pairwise(order):
+        assert less.sum() <= more.sum() * (1 + 1e-9)
+        if granularity != "tensor":
+            assert (less <= more * (1 + 1e-9) + 1e-9).all()
+
+
+def test_coordinate_descent_gains_on_gptq():
+    """With plain correlation, not only in the last digits: 3 per cent and more at 4 bits."""
+    format, rows = format_of("u4", "channel"), np.random.default_rng(13).normal(size=(1, 64, 96)).astype(np.float32)
+    gram = correlated(1, 96, 5)
+    assert loss(rows, SOLVERS["quantease"](rows, format, gram), gram) < 0.97 * loss(
+        rows, SOLVERS["gptq"](rows, format, gram), gram
+    )
+
+
+@granularities
 @bits
 def test_the_search_loses_no_more_in_what_it_minimises(granularity, number):
     """Σ h (w − ŵ)² with h the diagonal of the Gram matrix; the whole range is among the candidates."""
@@ -104,6 +136,7 @@ def test_gptq_without_correlation_is_rounding_to_nearest(granularity):
     format = format_of("s8", granularity)
     eye = np.broadcast_to(np.eye(40, dtype=np.float32), (2, 40, 40))
     np.testing.assert_array_equal(SOLVERS["gptq"](rows, format, eye).codes, nearest(rows, format).codes)
+    np.testing.assert_array_equal(SOLVERS["quantease"](rows, format, eye).codes, nearest(rows, format).codes)
 
 
 @solvers

@@ -8,12 +8,14 @@ from collections.abc import Callable
 
 from qonnx.solvers.gptq import gptq
 from qonnx.solvers.nearest import Codes, nearest, nearest_searched
+from qonnx.solvers.quantease import quantease
 from qonnx.solvers.rows import Layout
 
 SOLVERS: dict[str, Callable[..., Codes]] = {
     "nearest": nearest,
     "nearest-searched": nearest_searched,
     "gptq": gptq,
+    "quantease": quantease,
 }
 
 __all__ = ["SOLVERS", "Codes", "Layout"]

@@ -5,6 +5,8 @@ e = (w_j − ŵ_j)/U_jj updates the rest: W[:, j:] −= e · U[j, j:] (Frantar e
 go in order of falling H_jj ("act-order"); scales and blocks are fixed before ("static groups"), so that the codes can
 be written back in the original order and need no index. All groups of a convolution are solved at once.
 
+A row that plain rounding serves better, with the searched range or the whole one, is rounded: propagation is greedy.
+
 Layout: rows [groups, rows, columns], gram [groups, columns, columns]. Blocks of 64 columns keep most updates in
 matrix products; there is no Python loop over weights.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from qonnx.formats import IntFormat
+from qonnx.solvers.loss import better
 from qonnx.solvers.nearest import Codes, grid, nearest, spread
 
 _BLOCK = 64
@@ -80,4 +83,6 @@ def gptq(rows: np.ndarray, format: IntFormat, gram: np.ndarray | None = None, *,
             work[:, j + 1 : stop] -= factor[:, j, j + 1 : stop, None] * error[:, None]
             errors[:, j - start] = error
         work[:, stop:] -= np.swapaxes(factor[:, start:stop, stop:], 1, 2) @ errors
-    return Codes(format, permute(np.swapaxes(codes, 1, 2), back), scale, zero_point)
+    found = Codes(format, permute(np.swapaxes(codes, 1, 2), back), scale, zero_point)
+    rounded = Codes(format, format.encode(rows, wide_scale, wide_zero), scale, zero_point)
+    return better(rows, gram, found, rounded, nearest(rows, format))

@@ -6,7 +6,9 @@ may take over the error of the residual stream that the layer's output is added 
 
     W' = argmin Σ |W'·x̂ − y|² + λ·|W' − W|²,   (W' − W)·(H + λI) = T − W·H,   H = Σ x̂x̂ᵀ,  T = Σ y·x̂ᵀ,
 
-both sums about the means: what is constant goes into the bias. Then W' instead of W is rounded, against H. Matrices
+Then W' instead of W is rounded, against H, and the mean of what is left goes into the bias. The sums are not about the
+means: that would leave the solver free to let the bias repair what it breaks along the mean of these samples, and other
+samples have other means (a ViT-S at 4 bits a channel: 9.5 dB on other photographs, 5.2 about the means). Matrices
 needed: H [columns, columns] and T [rows, columns]. With targets y = W·x the cross matrix C = Σ x̂·xᵀ gives T = W·Cᵀ.
 
 λ is a share ("ridge") of the mean diagonal of H and chosen on samples that the fit does not see: a small one fits the
@@ -59,31 +61,23 @@ class Regression:
         pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self))
         return Regression(*(a + b for a, b in pairs))
 
-    def centred(self) -> tuple[np.ndarray, np.ndarray]:
-        """gram and targets about the means, float64."""
-        share = self.inputs / max(self.count, 1)
-        gram = self.gram - self.inputs[:, :, None] * share[:, None, :]
-        return gram, self.targets - self.outputs[:, :, None] * share[:, None, :]
-
     def shrunk(self) -> np.ndarray:
-        """gram about the means, float32, moved towards a multiple of the identity as few rows demand.
+        """gram, float32, moved towards a multiple of the identity as few rows demand.
 
         Of n rows of K columns, eigenvalues scatter by about √(K/n) around the true ones; a solver that believes the
-        smallest of them pushes errors where other data has energy. K/n of the mean is added to the diagonal (shrinkage
-        in the manner of Ledoit and Wolf 2004, its intensity simplified).
+        smallest of them pushes errors where other data has energy. A share K/n of the mean is added to the diagonal
+        (shrinkage in the manner of Ledoit and Wolf 2004, its intensity simplified).
         """
-        gram, size = self.centred()[0], self.gram.shape[-1]
+        gram, size = self.gram.copy(), self.gram.shape[-1]
         index = np.arange(size)
         mean = gram[:, index, index].mean(-1, keepdims=True)
         gram[:, index, index] += SHRINKAGE * size / max(self.count, 1) * mean
-        return gram.astype(np.float32)
+        return gram
 
     def error(self, rows: np.ndarray) -> float:
-        """Σ |W·x̂ + b − y|² of rows [groups, rows, columns], with the best bias b."""
-        gram, targets = self.centred()
-        spread = self.power - float((self.outputs**2).sum()) / max(self.count, 1)
+        """Σ |W·x̂ − y|² of rows [groups, rows, columns]."""
         rows = rows.astype(np.float64)
-        return float(np.sum((rows @ gram - 2 * targets) * rows)) + spread
+        return float(np.sum((rows @ self.gram - 2 * self.targets) * rows)) + self.power
 
     def shift(self, rows: np.ndarray) -> np.ndarray:
         """Mean of W·x̂ − y, float64 [groups, rows]: what to take out of the bias."""
@@ -94,8 +88,8 @@ def fitted(rows: np.ndarray, regression: Regression, ridge: float) -> np.ndarray
     """W' for rows W [groups, rows, columns]; float32. ridge: share of the mean diagonal; infinite gives W back."""
     if not np.isfinite(ridge):
         return rows
-    gram, targets = regression.centred()
-    wanted = targets - rows.astype(np.float64) @ gram
+    gram = regression.gram.astype(np.float64)
+    wanted = regression.targets - rows.astype(np.float64) @ gram
     index, moved = np.arange(gram.shape[-1]), np.empty(rows.shape)
     for g in range(len(gram)):
         gram[g, index, index] += ridge * gram[g, index, index].mean() + 1e-12
