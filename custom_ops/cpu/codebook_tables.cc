@@ -164,7 +164,8 @@ void multiply(const LowBitWeight& shared_weight, const uint8_t* tables, const fl
         if (j == 0) sums.clear();
         else sums.load(kept[pair]);
         for (size_t i = 0; i < count; ++i, index += kPair, from += table) {
-          prefetch(index + row_vectors * n * kPair);  // the same place of the next pair
+          prefetch(index + row_vectors * n * kPair);  // the same place of the next pair, and of a later one into L2
+          __builtin_prefetch(index + 3 * row_vectors * n * kPair, 0, 2);
           sums.add(from, _mm512_loadu_si512(index));
         }
         if (last) finish(weight, first + pair, g, x_scale ? x_scale[g] : 1.0f, sums, y + pair * kPair);

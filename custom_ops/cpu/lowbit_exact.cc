@@ -13,7 +13,6 @@ namespace qonnx::cpu::QONNX_TIER {
 
 namespace {
 
-constexpr size_t kAhead = 2048;
 constexpr size_t kDecodedRows = 128;  // k of decoded panel at a time: 16 KB
 
 // value − zero for k = 4·step + i of a step's bytes.
@@ -71,7 +70,7 @@ void stream(const LowBitWeight& weight, size_t panel, size_t tile, const float* 
       for (int m = 0; m < tokens; ++m) sum[k][m] = floats(0);
     for (size_t u = 0; u < weight.units; ++u, unit += C::bits * kLine, x += kUnit * tokens) {
 #pragma GCC unroll 8
-      for (int line = 0; line < C::bits; ++line) prefetch(unit + kAhead + kLine * line);
+      for (size_t line = 0; line < C::bits; ++line) prefetch_stream(unit + kLine * line);
       unit_steps<C, tokens>(AllSteps{}, unit, x, table, rows, zero, sum);
     }
     const Floats scale = parameters(weight, weight.scales, at + g * kPanel);

@@ -16,7 +16,6 @@ namespace qonnx::cpu::QONNX_TIER {
 
 namespace {
 
-constexpr size_t kAhead = 2048;     // bytes of prefetch; the hardware's own prefetcher stops at every 4 KB page
 constexpr size_t kDecoded = 16384;  // bytes of decoded panel at a time
 
 // 16 codes at a time, four neighbours in k staying together.
@@ -121,7 +120,7 @@ void stream(const LowBitWeight& weight, size_t panel, int tile, const QuantizedR
       }
     for (size_t u = 0; u < units; ++u, unit += C::bits * kLine, x += kUnit * tokens) {
 #pragma GCC unroll 16
-      for (int line = 0; line < 2 * C::bits; ++line) prefetch(unit + kAhead + 64 * line);
+      for (size_t line = 0; line < tiles * C::bits; ++line) prefetch_stream(unit + kLine / tiles * line);
       unit_steps<C, tokens, tiles>(AllSteps{}, unit, x, table, dots);
     }
 #pragma GCC unroll 2

@@ -153,7 +153,7 @@ void PackedLowBit::set_parameters(const LowBitShape& shape, const LowBitInputs& 
 void PackedLowBit::pack_codes(const LowBitShape& shape, const uint8_t* codes) {
   const size_t row_bytes = shape.layout.row_bytes(shape.columns), bits = static_cast<size_t>(weight_.bits);
   const size_t width = weight_.width(), unit_bytes = bits * 128,
-               kAheadOfEnd = 4096;  // kernels prefetch, never read, past it
+               kAheadOfEnd = 16384;  // kernels prefetch, never read, past it
   codes_ = Buffer(weight_.panels * weight_.panel_bytes() + kAheadOfEnd);
   std::memset(codes_.as<char>(), 0, codes_.bytes());
   std::vector<uint8_t> row_codes(shape.columns), padded(width);
