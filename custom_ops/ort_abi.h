@@ -25,6 +25,8 @@ struct CustomOpDomain;
 struct SessionOptions;
 struct ShapeContext;
 struct OpAttribute;
+struct Allocator;
+struct MemoryInfo;
 
 struct ApiBase {
   void* const* (*GetApi)(uint32_t version);  // null when the runtime is older than `version`
@@ -48,10 +50,15 @@ enum class Type : int {
   uint32 = 12,
   uint64 = 13,
   bfloat16 = 16,
+  uint4 = 21,  // two a byte, the first in the low nibble
+  int4 = 22,
 };
 
 // OrtCustomOpInputOutputCharacteristic
 enum class Arity : int { required = 0, optional = 1, variadic = 2 };
+
+// OrtMemType: where a provider of a device wants an input
+enum class Memory : int { of_provider = 0, host = -2 };
 
 constexpr int kErrorFail = 1;             // ORT_FAIL
 constexpr int kErrorInvalidArgument = 2;  // ORT_INVALID_ARGUMENT
@@ -76,6 +83,8 @@ using ParallelTask = void (*)(void* data, size_t index);
   F(GetSymbolicDimensions, 63, Status*, (const TensorInfo*, const char** symbols, size_t rank))                      \
   F(GetTensorShapeElementCount, 64, Status*, (const TensorInfo*, size_t* count))                                     \
   F(GetTensorTypeAndShape, 65, Status*, (const Value*, TensorInfo**))                                                \
+  F(AllocatorAlloc, 75, Status*, (Allocator*, size_t bytes, void**))                                                 \
+  F(AllocatorFree, 76, Status*, (Allocator*, void*))                                                                 \
   F(KernelInfoGetAttribute_float, 85, Status*, (const KernelInfo*, const char* name, float*))                        \
   F(KernelInfoGetAttribute_int64, 86, Status*, (const KernelInfo*, const char* name, int64_t*))                      \
   F(KernelInfoGetAttribute_string, 87, Status*, (const KernelInfo*, const char* name, char*, size_t* size))          \
@@ -85,11 +94,15 @@ using ParallelTask = void (*)(void* data, size_t index);
   F(ReleaseStatus, 93, void, (Status*))                                                                              \
   F(ReleaseTypeInfo, 98, void, (TypeInfo*))                                                                          \
   F(ReleaseTensorTypeAndShapeInfo, 99, void, (TensorInfo*))                                                          \
+  F(ReleaseAllocator, 132, void, (Allocator*))                                                                       \
+  F(KernelContext_GetGPUComputeStream, 193, Status*, (const KernelContext*, void** stream))                          \
+  F(GetTensorMemoryInfo, 194, Status*, (const Value*, const MemoryInfo**))                                           \
   F(KernelInfo_GetInputCount, 230, Status*, (const KernelInfo*, size_t*))                                            \
   F(KernelInfo_GetInputTypeInfo, 234, Status*, (const KernelInfo*, size_t index, TypeInfo**))                        \
   F(KernelInfo_GetNodeName, 244, Status*, (const KernelInfo*, char*, size_t* size))                                  \
   F(KernelInfoGetConstantInput_tensor, 249, Status*,                                                                 \
     (const KernelInfo*, size_t index, int* is_constant, const Value**))                                              \
+  F(KernelContext_GetAllocator, 253, Status*, (const KernelContext*, const MemoryInfo*, Allocator**))                \
   F(ShapeInferContext_GetInputCount, 267, Status*, (const ShapeContext*, size_t*))                                   \
   F(ShapeInferContext_GetInputTypeShape, 268, Status*, (const ShapeContext*, size_t index, TensorInfo**))            \
   F(ShapeInferContext_GetAttribute, 269, Status*, (const ShapeContext*, const char* name, const OpAttribute**))      \

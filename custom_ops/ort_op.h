@@ -24,6 +24,7 @@
 namespace qonnx {
 
 using abi::Arity;
+using abi::Memory;
 using abi::Type;
 
 struct Error : std::exception {
@@ -65,6 +66,7 @@ abi::Status* guarded(Body&& body) noexcept {
 struct Port {
   Type type;
   Arity arity = Arity::required;
+  Memory memory = Memory::of_provider;
 };
 
 // A view of a tensor that ONNX Runtime owns. `present` is false for an optional input that was left out.
@@ -108,6 +110,7 @@ class Context {
   explicit Context(abi::KernelContext* context) : context_(context) {}
   Tensor input(size_t index) const;
   void* output(size_t index, const std::vector<int64_t>& shape);
+  abi::KernelContext* raw() const { return context_; }
 
   // body(index) for every index below `total`, on the threads of ONNX Runtime's own pool; `body` must not throw.
   template <class Body>
@@ -149,7 +152,7 @@ struct Operation : abi::CustomOp {
     GetInputTypeCount = [](Op) { return std::size(K::inputs); };
     GetInputType = [](Op, size_t i) { return static_cast<int>(K::inputs[i].type); };
     GetInputCharacteristic = [](Op, size_t i) { return static_cast<int>(K::inputs[i].arity); };
-    GetInputMemoryType = [](Op, size_t) { return 0; };
+    GetInputMemoryType = [](Op, size_t i) { return static_cast<int>(K::inputs[i].memory); };
     GetOutputTypeCount = [](Op) { return std::size(K::outputs); };
     GetOutputType = [](Op, size_t i) { return static_cast<int>(K::outputs[i].type); };
     GetOutputCharacteristic = [](Op, size_t i) { return static_cast<int>(K::outputs[i].arity); };

@@ -6,23 +6,32 @@ the process. What a kernel must fill is NaN (or -1) before.
 
 from __future__ import annotations
 
+import concurrent.futures
 import ctypes
 import functools
+import getpass
+import hashlib
 import mmap
+import os
 import pathlib
 import shutil
 import subprocess
 import tempfile
+import weakref
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
 import pytest
 
+from qonnx.custom_ops.lowbit import LowBitWeight
+
 ROOT = pathlib.Path(__file__).parents[1]
 CUDA = ROOT / "custom_ops" / "cuda"
-FLAGS = ("-std=c++20", "-g", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fno-strict-aliasing")
+FLAGS = ("-std=c++20", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fno-strict-aliasing")
+FLAGS += ("-Wno-missing-field-initializers", "-DQONNX_EMULATED")
 SANITIZERS = {
-    "": ("-O2",),
+    "": ("-O1",),
     "address": ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-DEMULATE_ASAN"),
     "thread": ("-O1", "-fsanitize=thread", "-DEMULATE_TSAN"),
 }
@@ -31,34 +40,60 @@ SCHEDULES = range(21)  # 0 is in order, the others are unfair
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="the emulated device needs g++")
 
 
-def sources() -> list[pathlib.Path]:
-    device = sorted(CUDA.glob("*.cu")) + sorted(CUDA.glob("*_pack.cc"))
-    return device + sorted((CUDA / "emulate").glob("*.cc"))
+def sources(plugin: bool) -> list[pathlib.Path]:
+    """Kernels and the emulated device, with what tests call through ctypes or, as a plugin, with the operators."""
+    files = sorted(CUDA.glob("*.cu")) + sorted(CUDA.glob("*_pack.cc")) + sorted((CUDA / "emulate").glob("*.cc"))
+    left_out = {"runtime.cu", "driver.cc" if plugin else "plugin.cc"}
+    if plugin:
+        files += [CUDA.parent / "ort_op.cc", CUDA / "call.cc", *sorted(CUDA.glob("*operators.cc"))]
+    return [path for path in files if path.name not in left_out]
 
 
 @functools.cache
-def build(fault: str = "", sanitizer: str = "") -> str:
-    """Path of the library of all launchers; `fault` is one of tests/cuda_faults.py."""
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="qonnx-emulated-"))
-    objects = []
-    for source in sources():
-        changed = f"FAULT({fault})" in source.read_text(encoding="utf-8") or any(
-            f"FAULT({fault})" in header.read_text(encoding="utf-8") for header in CUDA.glob("*.cuh")
-        )
-        objects.append(_object(source, fault if changed and source.suffix == ".cu" else "", sanitizer))
-    library = folder / "libemulated.so"
-    _run(["g++", "-shared", *SANITIZERS[sanitizer], *objects, "-o", str(library)])
+def build(fault: str = "", sanitizer: str = "", *, plugin: bool = False) -> str:
+    """Path of the library of all launchers, or of the custom-op library on the emulated device.
+
+    `fault` is one of tests/cuda_faults.py, `sanitizer` one of SANITIZERS.
+
+    Objects stay in the folder for temporary files, named by a digest of all sources and flags: a second run of the
+    tests, or another process of the same run, compiles nothing.
+    """
+    marker = f"FAULT({fault})"
+    in_header = any(marker in header.read_text(encoding="utf-8") for header in CUDA.glob("*.cuh"))
+    pending = []
+    for source in sources(plugin):
+        changed = fault and source.suffix == ".cu" and (in_header or marker in source.read_text(encoding="utf-8"))
+        pending.append((source, fault if changed else "", sanitizer))
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        objects = list(pool.map(lambda job: _object(*job), pending))
+    library = objects[0].parent / f"libemulated-{_digest(*map(str, objects))}.so"
+    _make(library, ["g++", "-shared", *SANITIZERS[sanitizer], *map(str, objects)])
     return str(library)
 
 
-@functools.cache
-def _object(source: pathlib.Path, fault: str, sanitizer: str) -> str:
-    path = pathlib.Path(tempfile.mkdtemp(prefix="qonnx-emulated-")) / f"{source.name}.o"
+def _object(source: pathlib.Path, fault: str, sanitizer: str) -> pathlib.Path:
     flags = [*FLAGS, *SANITIZERS[sanitizer], *([f"-DQONNX_FAULT_{fault}=~,1"] if fault else [])]
     if source.parent.name == "emulate" and sanitizer == "thread":
         flags.remove("-fsanitize=thread")  # the device's own memory is no matter of the kernels
-    _run(["g++", *flags, "-x", "c++", "-c", str(source), "-o", str(path)])
-    return str(path)
+    headers = sorted(path for path in CUDA.parent.rglob("*") if path.suffix in (".h", ".cuh"))
+    contents = [path.read_text(encoding="utf-8") for path in [source, *headers]]
+    folder = pathlib.Path(tempfile.gettempdir()) / f"qonnx-emulated-{getpass.getuser()}"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{source.name}-{_digest(*flags, *contents)}.o"
+    _make(path, ["g++", *flags, "-x", "c++", "-c", str(source)])
+    return path
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+def _make(path: pathlib.Path, command: list[str]) -> None:
+    """Run a command that writes `path`, unless it is there; a process that does the same at this moment is harmless."""
+    if not path.exists():
+        fresh = path.with_name(f"{os.getpid()}-{path.name}")
+        _run([*command, "-o", str(fresh)])
+        fresh.replace(path)
 
 
 def _run(command: list[str]) -> None:
@@ -112,13 +147,91 @@ class RowsJob(ctypes.Structure):
     )
 
 
+class LowBitSource(ctypes.Structure):
+    """qonnx::cuda::LowBitSource of custom_ops/cuda/lowbit_pack.h."""
+
+    _fields_ = (
+        ("rows", ctypes.c_int),
+        ("columns", ctypes.c_int),
+        ("block", ctypes.c_int),
+        ("levels", ctypes.c_uint32),
+        ("codes_per_word", ctypes.c_uint32),
+        ("bytes_per_word", ctypes.c_uint32),
+        ("codes", ctypes.c_void_p),
+        ("scale", ctypes.c_void_p),
+        ("zero", ctypes.c_void_p),
+        ("zeros", ctypes.c_size_t),
+        ("table", ctypes.c_void_p),
+    )
+
+
+class ProductJob(ctypes.Structure):
+    """qonnx::cuda::Product of custom_ops/cuda/product.h."""
+
+    _fields_ = (
+        ("x", ctypes.c_void_p),
+        ("y", ctypes.c_void_p),
+        ("element", ctypes.c_int),
+        ("rows", ctypes.c_int64),
+        ("bias", ctypes.c_void_p),
+        ("workspace", ctypes.c_void_p),
+    )
+
+
+class Plan(NamedTuple):
+    """What custom_ops/cuda/product.cu chose."""
+
+    regime: str
+    splits: int
+    planes: int
+
+
+MATH = {np.dtype(np.float32): 1, np.dtype(np.float16): 0, np.dtype(ml_dtypes.bfloat16): 1}
+INTEGER = 2
+
+
+class PackedLowBit:
+    """A low-bit weight as the kernels read it, for rows of x of `dtype`, rounded to int8 or not."""
+
+    def __init__(self, device: Device, weight: LowBitWeight, dtype: np.dtype | type, quantized: bool) -> None:
+        self.library, self.outputs = device.library, weight.codes.shape[0]
+        arrays = weight.arrays()
+        codes = guarded(arrays["codes"])
+        scale, zero = (guarded(arrays[name].astype(np.float32)) for name in ("scale", "zero_point"))
+        table = guarded(arrays["table"])
+        source = LowBitSource(*weight.codes.shape, weight.block, *weight.layout)
+        source.codes, source.scale, source.zero, source.zeros = pointer(codes), pointer(scale), pointer(zero), zero.size
+        source.table = pointer(table)
+        math = INTEGER if quantized else MATH[np.dtype(dtype)]
+        self.pack = self.library.emulated_lowbit_pack(ctypes.byref(source), math)
+        if not self.pack:
+            raise RuntimeError(self.library.emulated_failure().decode())
+        weakref.finalize(self, self.library.emulated_lowbit_free, ctypes.c_void_p(self.pack))
+        sizes = (ctypes.c_size_t(), ctypes.c_size_t())
+        self.library.emulated_lowbit_sizes(ctypes.c_void_p(self.pack), *map(ctypes.byref, sizes))
+        self.arrays = [guarded(np.zeros(size.value, np.uint8)) for size in sizes]
+        self.library.emulated_lowbit_arrays(
+            ctypes.c_void_p(self.pack), *map(ctypes.c_void_p, map(pointer, self.arrays))
+        )
+
+    def plan(self, dtype: np.dtype | type, rows: int, processors: int) -> tuple[Plan, int]:
+        """The choice for that many rows of x on a device of so many processors, and the bytes of workspace."""
+        three = (ctypes.c_int * 3)()
+        element = ELEMENTS[np.dtype(dtype)]
+        rows_ = ctypes.c_int64(rows)
+        size = self.library.emulated_lowbit_plan(ctypes.c_void_p(self.pack), element, rows_, processors, three)
+        return Plan(("few", "some", "many")[three[0]], three[1], three[2]), size
+
+
 class Device:
     """The emulated device of one build."""
 
     def __init__(self, library: str) -> None:
         self.library = ctypes.CDLL(library)
-        for name in ("emulated_rows",):
+        for name in ("emulated_rows", "emulated_lowbit", "emulated_failure"):
             getattr(self.library, name).restype = ctypes.c_char_p
+        self.library.emulated_lowbit_pack.restype = ctypes.c_void_p
+        self.library.emulated_lowbit_plan.restype = ctypes.c_size_t
 
     def seed(self, seed: int) -> None:
         """0: threads in order; others: an unfair schedule each."""
@@ -149,6 +262,17 @@ class Device:
         job.y, job.scale = pointer(y), pointer(scale)
         self.checked(self.library.emulated_rows(ctypes.byref(job)))
         return [y] if scale is None else [y, scale]
+
+    def low_bit(self, packed: PackedLowBit, x: np.ndarray, bias: np.ndarray | None = None, processors: int = 1):
+        """y [rows, N] of x [rows, K]; more processors mean more splits of the columns."""
+        x, y = guarded(x), unwritten((len(x), packed.outputs), x.dtype)
+        wide = None if bias is None else guarded(bias.astype(np.float32))
+        _, size = packed.plan(x.dtype, len(x), processors)
+        workspace = unwritten(((size + 15) // 16 * 16,), np.uint8)
+        job = ProductJob(pointer(x), pointer(y), ELEMENTS[x.dtype], len(x), pointer(wide), pointer(workspace))
+        arrays = map(ctypes.c_void_p, map(pointer, packed.arrays))
+        self.checked(self.library.emulated_lowbit(ctypes.c_void_p(packed.pack), *arrays, ctypes.byref(job), processors))
+        return y
 
     @staticmethod
     def checked(failure: bytes | None) -> None:

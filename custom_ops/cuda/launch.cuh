@@ -1,16 +1,11 @@
 // Launches of kernels: the same call for nvcc and the emulated device, every launch checked.
 #pragma once
 
-#include <string>
-
 #include "fault.h"
-
 #include "ptx.cuh"
+#include "types.h"
 
 namespace qonnx::cuda {
-
-// What a launcher returns: empty, or a sentence that says what failed.
-using Failure = std::string;
 
 #if defined(__CUDACC__)
 
@@ -21,7 +16,7 @@ inline Failure failure_of(cudaError_t error, const char* what) {
 
 template <class... Parameters, class... Arguments>
 Failure launch(const char* what, void (*kernel)(Parameters...), dim3 blocks, dim3 threads, size_t shared_bytes,
-               cudaStream_t stream, Arguments... arguments) {
+               Stream stream, Arguments... arguments) {
   constexpr size_t kWithoutAsking = 48 << 10;
   if (shared_bytes > kWithoutAsking) {
     const cudaError_t allowed = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -39,7 +34,7 @@ Failure launch(const char* what, void (*kernel)(Parameters...), dim3 blocks, dim
 
 template <class... Parameters, class... Arguments>
 Failure launch(const char* what, void (*kernel)(Parameters...), dim3 blocks, dim3 threads, size_t shared_bytes,
-               cudaStream_t, Arguments... arguments) {
+               Stream, Arguments... arguments) {
   const char* error = emulate::launch(blocks, threads, shared_bytes, [=] { kernel(arguments...); });
   return error ? std::string(what) + " failed on the emulated GPU: " + error : Failure();
 }

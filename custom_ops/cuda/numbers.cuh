@@ -5,9 +5,6 @@
 
 namespace qonnx::cuda {
 
-enum class Element : int { float32, float16, bfloat16 };
-constexpr size_t size_of(Element element) { return element == Element::float32 ? 4 : 2; }
-
 template <Element element>
 QONNX_DEVICE float load_number(const void* array, size_t index) {
   if constexpr (element == Element::float32) return static_cast<const float*>(array)[index];

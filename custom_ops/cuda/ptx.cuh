@@ -11,6 +11,8 @@
 #include <stdint.h>
 
 #define QONNX_DEVICE static __device__ __forceinline__
+#define QONNX_DEVICE_MEMBER __device__ __forceinline__
+#define QONNX_BOTH __host__ __device__ __forceinline__
 #define QONNX_SHARED(name) extern __shared__ __align__(128) char name[]
 
 namespace qonnx::cuda {
@@ -189,6 +191,8 @@ QONNX_DEVICE void load_matrices(uint32_t (&r)[4], const void* row) {
 #include "emulate/device.h"
 
 #define QONNX_DEVICE static inline
+#define QONNX_DEVICE_MEMBER inline
+#define QONNX_BOTH inline
 #define QONNX_SHARED(name) char* name = qonnx::emulate::shared_memory()
 
 namespace qonnx::cuda {

@@ -10,6 +10,8 @@
 // row where `base` mixes; one word a warp for the largest number of a block.
 #include "rows.h"
 
+#include "numbers.cuh"
+
 namespace qonnx::cuda {
 
 namespace {
@@ -168,7 +170,7 @@ size_t rows_shared_bytes(const Rows& rows) {
   return sizeof(uint32_t) * kWarps + sizeof(float) * row * (rows.base_order > 1 ? 2 : 1);
 }
 
-Failure run_rows(const Rows& rows, cudaStream_t stream) {
+Failure run_rows(const Rows& rows, Stream stream) {
   if (!rows.rows || !rows.columns) return {};
   const unsigned wanted = static_cast<unsigned>(rows.columns + 7) / 8, threads = (wanted + 31) / 32 * 32;
   const dim3 blocks{static_cast<unsigned>(rows.rows)}, block{threads < kThreads ? threads : kThreads};

@@ -1,9 +1,7 @@
 // Rotations of rows and rows as int8 on the GPU: what the launcher of rows.cu takes.
 #pragma once
 
-#include <cstdint>
-
-#include "numbers.cuh"
+#include "types.h"
 
 namespace qonnx::cuda {
 
@@ -26,6 +24,6 @@ struct Rows {
 
 // The shared memory that a row takes, bytes; at most 227 KB (96 KB on most cards) can be had.
 size_t rows_shared_bytes(const Rows& rows);
-Failure run_rows(const Rows& rows, cudaStream_t stream);
+Failure run_rows(const Rows& rows, Stream stream);
 
 }  // namespace qonnx::cuda

@@ -35,7 +35,3 @@ struct alignas(16) float4 {
 #define blockDim (qonnx::emulate::place().threads)
 #define gridDim (qonnx::emulate::place().blocks)
 #define __syncthreads() qonnx::emulate::barrier(__LINE__)
-
-using cudaStream_t = void*;
-using cudaError_t = int;
-constexpr cudaError_t cudaSuccess = 0, cudaErrorUnknown = 999;
