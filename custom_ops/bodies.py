@@ -37,7 +37,7 @@ _CODES = """
 """
 
 # w = scale · (value[code] − zero_point), float32 [N, K], one scale for each block of k.
-_LOW_BIT = f"""{_CODES}
+LOW_BIT_WEIGHT = f"""{_CODES}
   code = Slice (all_codes, first, columns_1, second)
   value = Gather <axis = 0> (values, code)
   zero_point_32 = Cast <to = 1> (zero_point)
@@ -116,14 +116,14 @@ _MULTIPLY = """
 
 MATMUL_LOW_BIT = f"""
   values = Identity (table)
-{_LOW_BIT}
+{LOW_BIT_WEIGHT}
   x_used = Cast <to = 1> (x)
 {_MULTIPLY}"""
 
-# A table other than 0, 1, 2, … is rounded to multiples of largest/127.
-DYNAMIC_QUANTIZE_MATMUL_LOW_BIT = f"""
-  float_zero = Constant <value_float = 0.0> ()
-  steps = Constant <value_float = 127.0> ()
+# values: a table other than 0, 1, 2, … is rounded to multiples of largest/127. For integer sums.
+ROUNDED_TABLE = """
+  table_zero = Constant <value_float = 0.0> ()
+  table_steps = Constant <value_float = 127.0> ()
   tiny_table = Constant <value_float = 1e-30> ()
   count_end = Constant <value_int: int = @levels> ()
   count_begin = Constant <value_int = 0> ()
@@ -133,16 +133,21 @@ DYNAMIC_QUANTIZE_MATMUL_LOW_BIT = f"""
   off_count = Sub (table, count_32)
   off_count_size = Abs (off_count)
   off_count_largest = ReduceMax <keepdims = 0> (off_count_size)
-  counts = Equal (off_count_largest, float_zero)
+  counts = Equal (off_count_largest, table_zero)
   table_size = Abs (table)
   table_largest = ReduceMax <keepdims = 0> (table_size)
   table_safe = Max (table_largest, tiny_table)
-  table_step = Div (table_safe, steps)
+  table_step = Div (table_safe, table_steps)
   table_ratio = Div (table, table_step)
   table_code = Round (table_ratio)
   table_rounded = Mul (table_code, table_step)
   values = Where (counts, table, table_rounded)
-{_LOW_BIT}{_ROUND_X}{_MULTIPLY}"""
+"""
+
+DYNAMIC_QUANTIZE_MATMUL_LOW_BIT = f"""
+  float_zero = Constant <value_float = 0.0> ()
+  steps = Constant <value_float = 127.0> ()
+{ROUNDED_TABLE}{LOW_BIT_WEIGHT}{_ROUND_X}{_MULTIPLY}"""
 
 MATMUL_CODEBOOK = f"""
   vectors = Cast <to = 1> (codebooks)

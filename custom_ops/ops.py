@@ -15,7 +15,7 @@ import onnx
 import onnx.parser
 import onnx_ir as ir
 
-from qonnx.custom_ops import DOMAIN, hadamard, log_attention
+from qonnx.custom_ops import DOMAIN, hadamard, log_attention, log_quantize, static_product
 from qonnx.custom_ops.bodies import (
     DYNAMIC_QUANTIZE_MATMUL_CODEBOOK,
     DYNAMIC_QUANTIZE_MATMUL_LOW_BIT,
@@ -50,10 +50,30 @@ OPS: dict[str, Op] = {
     for op in (
         Op("MatMulLowBit", _LOW_BIT_INPUTS, _CODES, MATMUL_LOW_BIT),
         Op("DynamicQuantizeMatMulLowBit", _LOW_BIT_INPUTS, _CODES, DYNAMIC_QUANTIZE_MATMUL_LOW_BIT),
+        Op(static_product.QUANTIZED, static_product.INPUTS, _CODES, static_product.QUANTIZED_BODY),
+        Op(
+            static_product.QLINEAR,
+            static_product.QLINEAR_INPUTS,
+            (*_CODES, *static_product.Y_RANGE),
+            static_product.QLINEAR_BODY,
+        ),
+        Op(
+            static_product.STATIC,
+            static_product.INPUTS,
+            (*_CODES, *static_product.X_RANGE),
+            static_product.STATIC_BODY,
+        ),
         Op("MatMulCodebook", _CODEBOOK_INPUTS, _CODES, MATMUL_CODEBOOK),
         Op("DynamicQuantizeMatMulCodebook", _CODEBOOK_INPUTS, _CODES, DYNAMIC_QUANTIZE_MATMUL_CODEBOOK),
         Op("GatherCodebook", ("rows", "weight_codes", "codebooks", "weight_scale"), _CODES, GATHER_CODEBOOK),
         Op(log_attention.OPERATOR, log_attention.INPUTS, log_attention.ATTRIBUTES, log_attention.BODY),
+        Op(log_quantize.QUANTIZE, log_quantize.INPUTS, log_quantize.ATTRIBUTES, log_quantize.QUANTIZE_BODY, ("codes",)),
+        Op(
+            log_quantize.QUANTIZE_DEQUANTIZE,
+            log_quantize.INPUTS,
+            log_quantize.ATTRIBUTES,
+            log_quantize.QUANTIZE_DEQUANTIZE_BODY,
+        ),
         Op(hadamard.HADAMARD, ("x", "base"), hadamard.ROTATION, hadamard.HADAMARD_BODY),
         Op(
             hadamard.ROTATE_AND_QUANTIZE,

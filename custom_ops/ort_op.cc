@@ -48,6 +48,8 @@ const char* type_text(Type type) {
     case Type::uint32: return "uint32";
     case Type::uint64: return "uint64";
     case Type::bfloat16: return "bfloat16";
+    case Type::uint4: return "uint4";
+    case Type::int4: return "int4";
     default: return "another type";
   }
 }
