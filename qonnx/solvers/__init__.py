@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from qonnx.solvers.gptq import gptq
 from qonnx.solvers.nearest import Codes, nearest, nearest_searched
+from qonnx.solvers.pvq import pvq
 from qonnx.solvers.quantease import quantease
 from qonnx.solvers.rows import Layout
 
@@ -16,6 +17,7 @@ SOLVERS: dict[str, Callable[..., Codes]] = {
     "nearest-searched": nearest_searched,
     "gptq": gptq,
     "quantease": quantease,
+    "pvq": pvq,
 }
 
 __all__ = ["SOLVERS", "Codes", "Layout"]
