@@ -5,9 +5,9 @@ rows of a constant table, in the main graph and in every control-flow body. Case
 1. no constant weight, not float, already quantized, excluded by the user: skipped with that reason;
 2. a stack of matrices (MatMul of rank above 2): 8 bits with one scale, since it has no one channel axis;
 3. 8 bits: one scale a channel (of a table: a row). A target that wants one scale for the tensor gets that;
-4. 4 and 2 bits: blocks along the input axis, asymmetric where the target allows. Where blocks do not fit (a kernel of
-   several taps whose input channels are not whole blocks) 8 bits a channel: such layers are small and sensitive. Tables
-   keep 8 bits too where the target gathers rows of codes: no runtime of those gathers smaller ones;
+4. fewer than 8 bits: blocks along the input axis, asymmetric where the target allows. Where blocks do not fit (a kernel
+   of several taps whose input channels are not whole blocks) 8 bits a channel: such layers are small and sensitive.
+   Tables keep 8 bits too where the target gathers rows of codes: no runtime of those gathers smaller ones;
 5. not worth it: fewer than 1 KiB saved, or a convolution with fewer than 32 weights a channel (depthwise, first):
    a few per cent of the file at most, but with so few terms rounding errors do not average out;
 6. in a function that `inline_functions` left: skipped, since a function has no initializers;
@@ -37,8 +37,9 @@ from qonnx.targets import Target
 OURS = "ai.qonnx"  # functions of this domain are specifications of our operators
 PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-_BLOCKS = {8: 0, 4: 32, 2: 16}  # block by number of bits; 0: one scale a channel
-_OPSETS = {8: 13, 4: 21, 2: 25}  # the first that has the type, by number of bits
+_BLOCKS = {8: 0, 6: 32, 5: 32, 4: 32, 3: 32, 2: 16}  # block by number of bits; 0: one scale a channel
+_STORED = {8: 8, 6: 8, 5: 8, 4: 4, 3: 4, 2: 2}  # bits of the ONNX type that holds them, until `lower` packs them
+_OPSETS = {8: 13, 4: 21, 2: 25}  # the first that has the type, by its number of bits
 _BLOCK_OPSET, _HALF_OPSET = 21, 19  # block_size; scales of 16-bit floats
 _WORTH = 1024  # bytes that a weight must save: three tensors and a node cost about 300 in the file, and a kernel call
 _TERMS = 32  # weights a channel of a convolution: case 5
@@ -58,7 +59,7 @@ class AssignWeights(Pass):
 
     target: Target
     settings: Any = None
-    bits: Literal[8, 4, 2] = 8
+    bits: Literal[8, 6, 5, 4, 3, 2] = 8
     block: int | None = None
     symmetric: bool | None = None
     granularity: Literal["tensor", "channel", "block"] | None = None
@@ -161,8 +162,13 @@ class AssignWeights(Pass):
             types = self.target.weight_types
             symmetric = self.symmetric
             if symmetric is None:
-                symmetric = f"u{self.bits}" not in types or bool(_NO_ZERO_POINT.intersection(self.target.forbid))
-            plain = FORMATS[f"{'s' if symmetric else 'u'}{self.bits}"]
+                symmetric = f"u{_STORED[self.bits]}" not in types or bool(
+                    _NO_ZERO_POINT.intersection(self.target.forbid)
+                )
+            stored = _STORED[self.bits]
+            plain = FORMATS[f"{'s' if symmetric else 'u'}{stored}"]
+            if stored != self.bits:
+                plain = dataclasses.replace(plain, levels=2**self.bits)
         block = (block or 32) if granularity == "block" else 0
         return dataclasses.replace(plain, granularity=granularity, block=block)
 

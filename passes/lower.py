@@ -3,9 +3,11 @@
 1. The target's `weight_only` says "matmulnbits": MatMul and Gemm become com.microsoft MatMulNBits. The attribute
    accuracy_level is always written: without it ONNX Runtime may quantize the activations to 8 bits, as it does when it
    fuses DequantizeLinear + MatMul by itself (relative error 5e-3 on an exact graph).
-2. Otherwise a Gemm with transB is turned round: ONNX Runtime fuses DequantizeLinear + Gemm only without it, and decodes
+2. The target says "lowbit" for the bits that the codes of a weight really use (3 bits are stored as uint4 until here):
+   MatMul and Gemm become our MatMulLowBit, whose codes are packed to the bit.
+3. Otherwise a Gemm with transB is turned round: ONNX Runtime fuses DequantizeLinear + Gemm only without it, and decodes
    the weight at every run with it.
-3. The target's `tables` says "rows": Gather of rows from a dequantized 8-bit table gathers codes and scales, then
+4. The target's `tables` says "rows": Gather of rows from a dequantized 8-bit table gathers codes and scales, then
    decodes; as it stands, the whole table is decoded at every run.
 
 Layout of MatMulNBits: B uint8 [N, blocks, block · bits / 8], low bits first, codes shifted to unsigned; scales
@@ -21,10 +23,15 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
+from qonnx.custom_ops.lowbit import EXACT as MATMUL_LOW_BIT
+from qonnx.custom_ops.lowbit import LowBitWeight
+from qonnx.custom_ops.ops import add_to_model
+from qonnx.custom_ops.products import product
 from qonnx.passes.base import Change, Pass
 from qonnx.passes.rewire import (
     array,
     bodies,
+    fresh_name,
     initializer,
     integer,
     is_constant,
@@ -63,6 +70,8 @@ class Lower(Pass):
                     if key not in packed:
                         packed[key] = pack(node.inputs[1], weight)
                     yield self._multiply(node, weight, packed[key], bias)
+                elif bias is not None and (levels := self._levels(weight)):
+                    yield self._low_bit(model, node, weight, levels, bias)
                 elif weight is not None and node.op_type == "Gemm" and integer(node, "transB", 0):
                     yield turn(node)
                 elif self.target.tables == "rows" and _gathers_rows(node):
@@ -80,6 +89,33 @@ class Lower(Pass):
         _stand_in(node, ir.node("MatMulNBits", operands, attributes, domain=CONTRIB, name=node.name))
         what = f"MatMulNBits, {bits} bits, block {block}, accuracy level {self.accuracy_level}"
         return Change(node.name or arrays[0].name, what)
+
+    def _levels(self, weight: StoredWeight) -> int:
+        """Case 2: how many codes there are if the target wants them packed, else 0."""
+        if weight.dtype.bitwidth == 8 and not weight.block:  # a whole byte, whatever its codes happen to be
+            return 0
+        bits = max(int((weight.codes - _lowest(weight)).max()).bit_length(), 1)
+        return 2**bits if self.target.weight_only.get(str(bits)) == "lowbit" else 0
+
+    def _low_bit(self, model: ir.Model, node: ir.Node, weight: StoredWeight, levels: int, bias: np.ndarray) -> Change:
+        lowest = _lowest(weight)
+        zero_point = weight.zero_point.T - lowest
+        packed = LowBitWeight(
+            codes=weight.codes.T - lowest,
+            scale=np.ascontiguousarray(weight.scale.T),
+            zero_point=zero_point.astype(np.uint8 if zero_point.min() >= 0 else np.float32),
+            block=weight.block or len(weight.codes),
+            levels=levels,
+        )
+        name = node.inputs[1].name.removesuffix("_dequantized")
+        new, values = product(node.inputs[0], packed, int8=False, bias=bias if bias.size else None, name=name)
+        for value in values:
+            value.name = fresh_name(node.graph, value.name)
+            node.graph.register_initializer(value)
+        add_to_model(model, MATMUL_LOW_BIT)
+        new.name = node.name
+        _stand_in(node, new)
+        return Change(node.name or name, f"{MATMUL_LOW_BIT}, {packed.layout.bits:g} bits, block {packed.block}")
 
     def _packs(self, weight: StoredWeight) -> bool:
         bits, block = weight.dtype.bitwidth, weight.block
@@ -106,6 +142,11 @@ def pack(value: ir.Value, weight: StoredWeight) -> list[ir.Value]:
     return arrays
 
 
+def _lowest(weight: StoredWeight) -> int:
+    """The code that becomes 0 where codes are packed."""
+    return int(weight.codes.min()) if weight.dtype.is_signed() else 0
+
+
 def _block(weight: StoredWeight) -> int:
     """Inputs that share a scale; one scale a column is repeated for blocks that every kernel takes."""
     return weight.block or min(128, max(_BLOCKS[0], 1 << (len(weight.codes) - 1).bit_length()))
@@ -120,7 +161,7 @@ def pack_bits(codes: np.ndarray, bits: int) -> np.ndarray:
 
 
 def turn(node: ir.Node) -> Change:
-    """Case 2: the codes transposed, so that the product reads them as they lie."""
+    """Case 3: the codes transposed, so that the product reads them as they lie."""
     graph, dequantize = node.graph, node.inputs[1].producer()
     inputs = []
     for value in dequantize.inputs:
@@ -153,7 +194,7 @@ def _gathers_rows(node: ir.Node) -> bool:
 
 
 def gather_codes(node: ir.Node) -> Change:
-    """Case 3: (codes[i] − zero_point[i]) · scale[i]."""
+    """Case 4: (codes[i] − zero_point[i]) · scale[i]."""
     graph, result, index = node.graph, node.outputs[0], node.inputs[1]
     table = node.inputs[0].producer()
     codes, scale = table.inputs[:2]

@@ -41,14 +41,15 @@ def test_opset_holds_the_types_that_the_target_emits(one):
     low, high = one.opset
     assert OPSETS.start <= low <= high < OPSETS.stop
     assert TYPE_OPSET[one.activation.type] <= high
-    for bits in one.weight_only:
-        assert min(TYPE_OPSET[f"s{bits}"], TYPE_OPSET[f"u{bits}"]) <= high
+    for bits, way in one.weight_only.items():
+        assert way == "lowbit" or min(TYPE_OPSET[f"s{bits}"], TYPE_OPSET[f"u{bits}"]) <= high
 
 
 def test_weight_only_bits_are_taken(one):
     for bits, way in one.weight_only.items():
-        assert way in ("dq", "matmulnbits")
-        assert {f"s{bits}", f"u{bits}"} & set(one.weight_types)
+        assert way in ("dq", "matmulnbits", "lowbit")
+        stored = {"3": "4", "5": "8", "6": "8"}[bits] if way == "lowbit" else bits
+        assert {f"s{stored}", f"u{stored}"} & set(one.weight_types)
 
 
 def test_words_are_known(one):

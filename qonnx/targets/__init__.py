@@ -53,7 +53,8 @@ class Target:
         tensor_only: operator types whose weights take one scale for the whole tensor.
         fixed_scales: "Operator.type" -> (scale, zero_point) that its output of that number type must have.
         smallest_range: least width (high − low) of a quantized range.
-        weight_only: bits -> "dq" (blocked DequantizeLinear) or "matmulnbits", per runtime support.
+        weight_only: bits -> "dq" (blocked DequantizeLinear), "matmulnbits", or "lowbit" (our MatMulLowBit, for bits
+            that no type of ONNX has), per runtime support.
         weight_only_granularity: "block" or "channel" for weights of 4 bits or fewer.
         tables: "dq", or "rows" where a DequantizeLinear in front of a Gather would decode the whole table at every run:
             its rows are then gathered as 8-bit codes.

@@ -88,7 +88,7 @@ def _ranges(target: Target) -> str:
 
 
 def _weight_only(target: Target) -> str:
-    ways = {"dq": "DequantizeLinear", "matmulnbits": "MatMulNBits of ONNX Runtime"}
+    ways = {"dq": "DequantizeLinear", "matmulnbits": "MatMulNBits of ONNX Runtime", "lowbit": "MatMulLowBit"}
     said = [f"{bits} bits as {ways[way]}" for bits, way in target.weight_only.items()]
     scales = (
         "a scale for each block"
