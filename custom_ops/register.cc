@@ -3,6 +3,10 @@
 
 #include "cpu/operators.h"
 #include "ort_op.h"
+#if defined(QONNX_CUDA)
+#include "cuda/operators.h"
+#include "cuda/runtime.h"
+#endif
 
 namespace {
 
@@ -69,6 +73,11 @@ extern "C" QONNX_EXPORT abi::Status* RegisterCustomOps(abi::SessionOptions* opti
     abi::CustomOpDomain* domain = nullptr;
     check(abi::CreateCustomOpDomain()("ai.qonnx", &domain));  // never freed: sessions may outlive their options
     for (auto* create : kOperators) check(abi::CustomOpDomain_Add()(domain, create()));
+#if defined(QONNX_CUDA)
+    if (cuda::gpu_present())  // an operator that cannot run would only be in the way of its function
+      for (const abi::CustomOp* op : cuda::operators("CUDAExecutionProvider"))
+        check(abi::CustomOpDomain_Add()(domain, op));
+#endif
     check(abi::AddCustomOpDomain()(options, domain));
   });
 }

@@ -55,15 +55,15 @@ def build(fault: str = "", sanitizer: str = "", *, plugin: bool = False) -> str:
 
     `fault` is one of tests/cuda_faults.py, `sanitizer` one of SANITIZERS.
 
-    Objects stay in the folder for temporary files, named by a digest of all sources and flags: a second run of the
-    tests, or another process of the same run, compiles nothing.
+    Builds with a fault or a sanitizer know 4-bit codes only. Objects stay in the folder for temporary files, named by a
+    digest of all sources and flags: a second run of the tests, or another process of the same run, compiles nothing.
     """
     marker = f"FAULT({fault})"
     in_header = any(marker in header.read_text(encoding="utf-8") for header in CUDA.glob("*.cuh"))
     pending = []
     for source in sources(plugin):
         changed = fault and source.suffix == ".cu" and (in_header or marker in source.read_text(encoding="utf-8"))
-        pending.append((source, fault if changed else "", sanitizer))
+        pending.append((source, fault if changed else "", sanitizer, bool(fault or sanitizer)))
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         objects = list(pool.map(lambda job: _object(*job), pending))
     library = objects[0].parent / f"libemulated-{_digest(*map(str, objects))}.so"
@@ -71,8 +71,10 @@ def build(fault: str = "", sanitizer: str = "", *, plugin: bool = False) -> str:
     return str(library)
 
 
-def _object(source: pathlib.Path, fault: str, sanitizer: str) -> pathlib.Path:
+def _object(source: pathlib.Path, fault: str, sanitizer: str, few_formats: bool) -> pathlib.Path:
     flags = [*FLAGS, *SANITIZERS[sanitizer], *([f"-DQONNX_FAULT_{fault}=~,1"] if fault else [])]
+    if few_formats:
+        flags.append("-DQONNX_FOUR_BITS")
     if source.parent.name == "emulate" and sanitizer == "thread":
         flags.remove("-fsanitize=thread")  # the device's own memory is no matter of the kernels
     headers = sorted(path for path in CUDA.parent.rglob("*") if path.suffix in (".h", ".cuh"))

@@ -1,0 +1,66 @@
+"""Faults of the CUDA kernels: each a build with one barrier, wait or guard less, or two registers swapped.
+
+A fault counts as caught when the cases of its kernels fail on the emulated device: a wrong number, a sentence of the
+device, or a stopped process (memory that must not be touched). As a program: prints what catches each.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from tests.cuda_emulation import ROOT, build
+
+# Fault, cases that must notice it, what was taken away.
+FAULTS = {
+    "rows_fetch_barrier": ("rows", "barrier between reading a row and transforming it"),
+    "rows_transform_barrier": ("rows", "barrier between steps of the transform"),
+    "rows_mix_barrier": ("rows", "barrier between mixing and what reads the mixed row"),
+    "rows_largest_barrier": ("rows", "barrier before the largest numbers of all warps are read"),
+    "rows_next_block_barrier": ("rows", "barrier before the next block's largest numbers are written"),
+    "rows_short_block": ("rows", "guard at the end of a row's last, short block"),
+    "product_stage_wait": ("products", "wait for the asynchronous copies of a stage"),
+    "product_stage_barrier": ("products", "barrier before a stage is read"),
+    "product_last_barrier": ("products", "barrier before sums take the place of the stages"),
+    "product_end_barrier": ("products", "barrier before the sums of all warps are read"),
+    "product_swapped_x": ("products", "order of the two registers of B"),
+    "lowbit_swapped_fragments": ("products", "order of two registers of A"),
+    "product_token_guard": ("products", "guard at the last row of x"),
+    "product_output_guard": ("products", "guard at the last output, one too far"),
+    "product_finish_guard": ("products", "guard at the last sum"),
+    "product_grid_barrier": ("products", "barrier before the scales of all groups are read"),
+}
+SEEDS = 20
+
+_RUN = """
+import sys
+from tests import cuda_product_cases, cuda_rows_cases
+from tests.cuda_emulation import Device
+library, cases, seeds = sys.argv[1:]
+device = Device(library)
+for seed in range(1, int(seeds) + 1):
+    device.seed(seed)
+    print("schedule", seed, flush=True)
+    {"rows": cuda_rows_cases, "products": cuda_product_cases}[cases].check_all(device)
+"""
+
+
+def caught_by(fault: str, library: str) -> str:
+    """What noticed the fault, and in which schedule; empty when nothing did in SEEDS of them."""
+    command = [sys.executable, "-c", _RUN, library, FAULTS[fault][0], str(SEEDS)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    if not done.returncode:
+        return ""
+    noticed = f"signal {-done.returncode}" if done.returncode < 0 else done.stderr.strip().splitlines()[-1]
+    return f"{noticed}; {done.stdout.strip().splitlines()[-1]}"
+
+
+def main() -> None:
+    for fault, (_, what) in FAULTS.items():
+        print(f"{fault}: {what}\n    caught by: {caught_by(fault, build(fault)) or 'NOTHING'}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
