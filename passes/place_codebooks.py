@@ -55,9 +55,9 @@ class PlaceCodebooks(Pass):
                 solved = note(node).solved
                 if not isinstance(solved, CodebookTensor) or note(node).fate is not None:
                     continue
-                if note(node).mean_error is not None:
-                    add_to_bias(node, -note(node).mean_error, np.dtype(np.float32))
                 weight = node.inputs[note(node).plan.weight_index]
+                if note(node).mean_error is not None:
+                    add_to_bias(node, -note(node).mean_error, weight.dtype.numpy())
                 arrays = _arrays(weight, solved, stored)
                 place = _table if is_op(node, "Gather") else _decoded if solved.format.along == "outputs" else None
                 detail, name = str(note(node).plan), node.name or node.outputs[0].name

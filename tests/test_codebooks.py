@@ -286,7 +286,7 @@ def net(text=NET, **arrays):
     for name, data in made.items():
         if reads.get(name):
             value = ir.Value(name=name, shape=ir.Shape(data.shape), const_value=ir.tensor(data, name=name))
-            value.type = ir.TensorType(ir.DataType.FLOAT)
+            value.type = ir.TensorType(value.const_value.dtype)
             model.graph.register_initializer(value)
             for node, index in reads[name]:
                 node.replace_input_with(index, value)
@@ -301,12 +301,12 @@ def quantized(model, format="1x8v4", data=True, solver="gptq", **options):
     return model
 
 
-def feeds(seed=9):
-    return {"ids": np.random.default_rng(seed).integers(0, 40, 50), "other": np.zeros((2, 4), np.float32)}
+def feeds(seed=9, other=np.float32):
+    return {"ids": np.random.default_rng(seed).integers(0, 40, 50), "other": np.zeros((2, 4), other)}
 
 
-def run(model, optimization="none"):
-    return session(model, optimization=optimization, threads=1).run(None, feeds())
+def run(model, other=np.float32):
+    return session(model, optimization="none", threads=1).run(None, feeds(other=other))
 
 
 def kinds(model):
@@ -369,6 +369,23 @@ def test_vptq_rows_are_gathered_and_multiplied(format):
     assert kinds(model).count("MatMulCodebook") == (0 if across else 2)
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     assert sqnr(before[0], run(model)[0]) > 15
+
+
+def test_half_precision_stays_half():
+    text = NET.replace("float[", "float16[")
+    half = {name: (normal(*shape) / shape[0] ** 0.5).astype(np.float16) for name, shape in SHAPES.items()}
+    model = net(text, **half)
+    before = run(model, other=np.float16)
+    samples = [feeds(seed, np.float16) for seed in range(6)]
+    steps = (
+        Step("assign_codebooks", {"format": "1x8v4", "most": 60.0}),
+        Step("solve_in_turn"),
+        Step("place_codebooks"),
+    )
+    Recipe("t", "t", (*PRE, *steps)).run(model, target=target("ort-cpu"), data=samples)
+    after = run(model, other=np.float16)
+    assert after[0].dtype == np.float16
+    assert sqnr(before[0].astype(np.float64), after[0].astype(np.float64)) > 8
 
 
 def test_a_weight_of_two_readers_is_stored_once():

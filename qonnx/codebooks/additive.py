@@ -26,7 +26,7 @@ def additive(
     format: CodebookFormat,
     gram: np.ndarray | None = None,
     *,
-    rounds: int = 3,
+    rounds: int = 2,
     width: int = 4,
     damping: float = 0.01,
     books: np.ndarray | None = None,

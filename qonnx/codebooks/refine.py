@@ -22,7 +22,7 @@ def loss(rows: np.ndarray, decoded: np.ndarray, gram: np.ndarray) -> float:
 
 
 def solve_books(
-    rows: np.ndarray, gram: np.ndarray, books: np.ndarray, codes: np.ndarray, scale: np.ndarray, steps: int = 12
+    rows: np.ndarray, gram: np.ndarray, books: np.ndarray, codes: np.ndarray, scale: np.ndarray, steps: int = 6
 ) -> np.ndarray:
     """Books [books, levels, v] after `steps` of conjugate gradients from the given ones.
 
