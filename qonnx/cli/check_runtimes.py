@@ -28,6 +28,8 @@ def show(rows: Sequence[RuntimeRow]) -> None:
         shown.add_row(row.runtime, "yes", *figures, escape(row.fused) or "[dim]it does not tell[/]")
     console = screen()
     console.print(shown)
+    for row in (row for row in rows if row.reason):
+        console.print(f"{row.runtime}, every operator on its own: {escape('; '.join(map(str, row.reason)))}")
     console.print("[dim]SQNR, max error, top-1: against ONNX Runtime node by node; latency: median of one sample[/]")
 
 

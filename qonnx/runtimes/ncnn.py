@@ -16,7 +16,7 @@ from qonnx.runtimes.exchange import Job, counts
 
 _TYPES = {"float32": "f32", "float16": "f16", "int64": "i64", "int32": "i32", "int8": "i8", "uint8": "u8", "bool": "b"}
 _NOT_LAYERS = ("Input", "Split", "Noop")
-_CONVERSION_LIMIT = 300  # seconds
+_CONVERSION_LIMIT = 900  # seconds
 
 
 def open_model(job: Job) -> tuple[Callable, Callable[[], str], str]:
@@ -59,9 +59,12 @@ def _converted(job: Job) -> tuple[pathlib.Path, pathlib.Path]:
     if program is None:
         raise QonnxError("the program pnnx is missing; pip install pnnx")
     command = [program, model.name, f"inputshape={shapes}", "fp16=0"]
-    done = subprocess.run(
-        command, cwd=job.folder, capture_output=True, text=True, timeout=_CONVERSION_LIMIT, check=False
-    )
+    try:
+        done = subprocess.run(
+            command, cwd=job.folder, capture_output=True, text=True, timeout=_CONVERSION_LIMIT, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise QonnxError(f"pnnx did not finish within {_CONVERSION_LIMIT} s") from error
     stem = re.sub(r"[^A-Za-z0-9_]", "_", model.stem)
     param, weights = job.folder / f"{stem}.ncnn.param", job.folder / f"{stem}.ncnn.bin"
     said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
