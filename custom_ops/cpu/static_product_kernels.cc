@@ -74,24 +74,63 @@ void place(const LowBitWeight& weight, const uint8_t* x, const StaticGrid& grid,
   });
 }
 
-// Sixteen numbers to codes less the zero point, in [low, high]. NaN gives low.
-static inline Numbers centred(Numbers x, Numbers scale, Numbers low, Numbers high) {
-  constexpr float kMagic = 12582912.0f;  // 1.5 · 2^23: adding it rounds to whole numbers, ties to even
-  Numbers ratio = x / scale;
-  ratio = ratio > low ? ratio : low;
-  ratio = ratio < high ? ratio : high;
-  return (ratio + kMagic) - kMagic;
-}
-
 static inline Numbers all(float x) {
   Numbers v;
   for (int i = 0; i < 16; ++i) v[i] = x;
   return v;
 }
 
+static inline Floats lanes_of(Numbers x) {
+  Floats v;
+  memcpy(&v, &x, sizeof v);
+  return v;
+}
+static inline Numbers numbers_of(Floats x) {
+  Numbers v;
+  memcpy(&v, &x, sizeof v);
+  return v;
+}
+
+// Codes less their zero point, as QuantizeLinear makes them.
+class Rounding {
+ public:
+  explicit Rounding(const StaticGrid& grid)
+      : scale_(all(grid.scale)),
+        inverse_(all(1.0f / grid.scale)),
+        reach_(all(1024.0f * grid.scale)),
+        low_(all(static_cast<float>(grid.minimum - grid.zero_point))),
+        high_(all(static_cast<float>(grid.maximum - grid.zero_point))),
+        // Products stay normal numbers: none is lost in the correction below.
+        divides_(kStreamed == 0 || !(grid.scale > 0x1p-60f && grid.scale < 0x1p60f)) {}
+
+  // Sixteen at a time; NaN gives the lowest code.
+  Numbers operator()(Numbers x) const {
+    constexpr float kMagic = 12582912.0f;  // 1.5 · 2^23: adding it rounds to whole numbers, ties to even
+    Numbers ratio = divides_ ? x / scale_ : quotient(x);
+    ratio = ratio > low_ ? ratio : low_;
+    ratio = ratio < high_ ? ratio : high_;
+    return (ratio + kMagic) - kMagic;
+  }
+
+ private:
+  // x / scale correctly rounded, by the rounded inverse, the remainder and one correction (Markstein, 1990): four times
+  // faster than dividing. Numbers far out are drawn in first, infinities among them; their codes stay the same.
+  Numbers quotient(Numbers x) const {
+    x = x > -reach_ ? x : -reach_;
+    x = x < reach_ ? x : reach_;
+    const Numbers first = x * inverse_;
+    const Numbers rest = numbers_of(fma(lanes_of(-first), lanes_of(scale_), lanes_of(x)));
+    return numbers_of(fma(lanes_of(rest), lanes_of(inverse_), lanes_of(first)));
+  }
+
+  Numbers scale_, inverse_, reach_, low_, high_;
+  bool divides_;
+};
+
 static inline Numbers numbers(const float* x, size_t n) {  // at most 16, filled up with 0
   Numbers v{};
-  memcpy(&v, x, (n < 16 ? n : 16) * sizeof(float));
+  if (n >= 16) memcpy(&v, x, sizeof v);
+  else memcpy(&v, x, n * sizeof(float));
   return v;
 }
 
@@ -99,8 +138,7 @@ bool quantize(const LowBitWeight& weight, const float* x, const StaticGrid& grid
   const size_t padded = weight.units * kUnit, n = q.together, chains = chain_count(weight);
   int32_t* sum = q.sum + row / n * n * chains + row % n;
   for (size_t chain = 0; chain < chains; ++chain) sum[chain * n] = 0;
-  const Numbers scale = all(grid.scale), low = all(static_cast<float>(grid.minimum - grid.zero_point)),
-                high = all(static_cast<float>(grid.maximum - grid.zero_point));
+  const Rounding rounding(grid);
   const Integers offset = Integers{} + (grid.zero_point - grid.shift);
   Integers largest{};
   for_groups(weight, codes_of_row(weight, q, row), n, [&](size_t g, size_t begin, size_t columns, int8_t* to) {
@@ -108,12 +146,12 @@ bool quantize(const LowBitWeight& weight, const float* x, const StaticGrid& grid
     for (size_t k = 0; k < padded; k += 16, to += 16 * n) {
       Sixteen bytes{};
       if (k < columns) {
-        const Numbers from = columns - k >= 16 ? numbers(x + begin + k, 16) : numbers(x + begin + k, columns - k);
+        const Numbers from = numbers(x + begin + k, columns - k);
         Integers bits;
         memcpy(&bits, &from, sizeof bits);
         bits &= 0x7fffffff;
         largest = bits > largest ? bits : largest;
-        const Integers code = __builtin_convertvector(centred(from, scale, low, high), Integers);
+        const Integers code = __builtin_convertvector(rounding(from), Integers);
         bytes = __builtin_convertvector(code + offset, Sixteen);
         if (columns - k >= 16) {
           total += code;
@@ -138,13 +176,13 @@ bool quantize(const LowBitWeight& weight, const float* x, const StaticGrid& grid
 }
 
 void requantize(const float* x, const StaticGrid& grid, size_t n, uint8_t* codes) {
-  const Numbers scale = all(grid.scale), low = all(static_cast<float>(grid.minimum - grid.zero_point)),
-                high = all(static_cast<float>(grid.maximum - grid.zero_point));
+  const Rounding rounding(grid);
   const Integers offset = Integers{} + grid.zero_point;
   for (size_t i = 0; i < n; i += 16) {
-    const Integers code = __builtin_convertvector(centred(numbers(x + i, n - i), scale, low, high), Integers) + offset;
+    const Integers code = __builtin_convertvector(rounding(numbers(x + i, n - i)), Integers) + offset;
     const Sixteen bytes = __builtin_convertvector(code, Sixteen);
-    memcpy(codes + i, &bytes, n - i < 16 ? n - i : 16);
+    if (n - i >= 16) memcpy(codes + i, &bytes, sizeof bytes);
+    else memcpy(codes + i, &bytes, n - i);
   }
 }
 
