@@ -44,7 +44,7 @@ def additive(
     wide = spread(scale, columns)
     if books is None:
         points = (rows / wide).reshape(-1, length)
-        weight = np.tile(np.diagonal(gram).reshape(-1, length).mean(1), len(rows))
+        weight = (wide[:, ::length] ** 2 * np.diagonal(gram).reshape(-1, length).mean(1)).reshape(-1)
         books = residual_books(points, format.books, format.levels, weight)
 
     def choose(target: np.ndarray, metric: np.ndarray, j: int) -> tuple[np.ndarray, np.ndarray]:
