@@ -1,7 +1,7 @@
 """Faults of the CUDA kernels: each a build with one barrier, wait or guard less, or two registers swapped.
 
 A fault counts as caught when the cases of its kernels fail on the emulated device: a wrong number, a sentence of the
-device, or a stopped process (memory that must not be touched). As a program: prints what catches each.
+device, or a stopped process (memory that must not be touched). As a program: prints what catches each, or those named.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def caught_by(fault: str, library: str) -> str:
 
 
 def main() -> None:
-    for fault, (_, what) in FAULTS.items():
+    for fault in sys.argv[1:] or FAULTS:
+        what = FAULTS[fault][1]
         print(f"{fault}: {what}\n    caught by: {caught_by(fault, build(fault)) or 'NOTHING'}", flush=True)
 
 

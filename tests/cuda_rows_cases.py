@@ -11,7 +11,7 @@ from tests.test_kernels_hadamard import check_codes, check_rotated, rotated, row
 DTYPES = (np.float32, np.float16, ml_dtypes.bfloat16)
 # rows, columns, order of the rotation, block
 ROTATIONS = [(1, 1, 1, 1), (3, 8, 8, 8), (2, 64, 16, 24), (5, 40, 20, 7), (3, 96, 96, 32), (2, 448, 224, 448)]
-ROTATIONS += [(257, 32, 32, 16), (2, 2048, 1024, 128), (1, 4096, 4096, 4096), (2, 1100, 4, 1100)]
+ROTATIONS += [(257, 32, 32, 16), (2, 2048, 1024, 128), (1, 4096, 4096, 4096), (2, 1100, 4, 1100), (2, 1152, 384, 64)]
 ROWS = [(1, 1, 1), (3, 7, 3), (17, 100, 32), (2, 129, 129), (257, 16, 16), (2, 3000, 1024), (1, 4099, 4099)]
 
 
