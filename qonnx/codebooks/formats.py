@@ -77,6 +77,7 @@ CODEBOOKS: dict[str, CodebookFormat] = {
     "1x12v6": CodebookFormat(1, 12, 6),  # 2 bits; a book of 48 KiB
     "4x8v16": CodebookFormat(4, 8, 16),  # 2 bits
     "3x8v12": CodebookFormat(3, 8, 12),  # 2 bits
+    "1x8v3": CodebookFormat(1, 8, 3),  # 2.67 bits, one look-up
     "2x8v6": CodebookFormat(2, 8, 6),  # 2.67 bits
     "3x8v8": CodebookFormat(3, 8, 8),  # 3 bits
     "2x8v4": CodebookFormat(2, 8, 4),  # 4 bits
