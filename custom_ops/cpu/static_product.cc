@@ -275,7 +275,11 @@ class StaticMatMul {
     if constexpr (kCodesOut) {
       uint8_t codes[kMaxTokens * kPanel];
       kernels_.requantize(block, call.y_grid, rows * kPanel, codes);
-      for (size_t m = 0; m < rows; ++m) std::memcpy(y + m * shape_.rows + begin, codes + m * kPanel, count);
+      for (size_t m = 0; m < rows; ++m) {
+        char* to = y + m * shape_.rows + begin;
+        if (count == kPanel) std::memcpy(to, codes + m * kPanel, kPanel);  // of constant size: no call
+        else std::memcpy(to, codes + m * kPanel, count);
+      }
     } else {
       for (size_t m = 0; m < rows; ++m, block += kPanel) {
         char* to = y + (m * shape_.rows + begin) * kSize;

@@ -128,9 +128,13 @@ class Rounding {
 };
 
 static inline Numbers numbers(const float* x, size_t n) {  // at most 16, filled up with 0
+  if (n >= 16) {
+    Numbers v;
+    memcpy(&v, x, sizeof v);
+    return v;
+  }
   Numbers v{};
-  if (n >= 16) memcpy(&v, x, sizeof v);
-  else memcpy(&v, x, n * sizeof(float));
+  memcpy(&v, x, n * sizeof(float));
   return v;
 }
 
