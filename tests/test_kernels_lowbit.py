@@ -93,6 +93,19 @@ def test_kernels_compute_the_specification(monkeypatch, op, tier, kind):
 @pytest.mark.native
 @native
 @pytest.mark.parametrize("op", OPERATORS)
+@pytest.mark.parametrize("tier", TIERS)
+def test_ternary_groups_of_every_remainder(monkeypatch, op, tier):
+    """Three codes to five bits: groups of whole threes of units, with 1 and 2 units left over, several in a block."""
+    monkeypatch.setenv("QONNX_CPU", tier)
+    for block, tokens in [(96, 1), (128, 9), (160, 2), (224, 8), (2048, 3)]:
+        weight = weight_of("ternary", 40, max(block, 320), block)
+        x = numbers((1, tokens, weight.codes.shape[1]))
+        check(op, run(model_of(op, weight), x), x, weight)
+
+
+@pytest.mark.native
+@native
+@pytest.mark.parametrize("op", OPERATORS)
 @pytest.mark.parametrize("element", ["FLOAT", "FLOAT16", "BFLOAT16"])
 @pytest.mark.parametrize("tokens", [0, 1, 2, 3, 4, 5, 7, 8, 11, 64, 257, 1031])
 def test_any_number_of_tokens_and_type(op, element, tokens):

@@ -20,6 +20,13 @@
 
 namespace qonnx::cpu::QONNX_TIER {
 
+// Digits d0, d1, d2 of c = d0 + 3·d1 + 9·d2 below 27, by c.
+alignas(64) constexpr uint8_t kTriples[3][64] = {
+    {0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2},
+    {0, 0, 0, 1, 1, 1, 2, 2, 2, 0, 0, 0, 1, 1, 1, 2, 2, 2, 0, 0, 0, 1, 1, 1, 2, 2, 2},
+    {0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2},
+};
+
 #if defined(__AVX512F__)
 
 constexpr int kTilesAtOnce = 2;  // tiles of 16 rows that the register file holds beside 8 tokens
@@ -57,6 +64,28 @@ static inline ByteTable load_table(const uint8_t* p) {
   return {_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
 }
 static inline Bytes look_up(ByteTable t, Bytes code) { return {_mm512_shuffle_epi8(t.v, code.v)}; }
+// Digit d of c = d0 + 3·d1 + 9·d2 by a permutation of 64 bytes, or by two tables of 16 and bit 4.
+#if defined(__AVX512VBMI__)
+struct TripleTable {
+  __m512i v[3];
+};
+static inline TripleTable load_triples() {
+  return {{load_bytes(kTriples[0]).v, load_bytes(kTriples[1]).v, load_bytes(kTriples[2]).v}};
+}
+template <int d>
+static inline Bytes digit(const TripleTable& t, Bytes c) {
+  return {_mm512_permutexvar_epi8(c.v, t.v[d])};
+}
+#else
+struct TripleTable {
+  ByteTable low[3], high[3];
+};
+template <int d>
+static inline Bytes digit(const TripleTable& t, Bytes c) {
+  return {_mm512_mask_mov_epi8(look_up(t.low[d], c).v, _mm512_movepi8_mask(_mm512_slli_epi16(c.v, 3)),
+                               look_up(t.high[d], c).v)};
+}
+#endif
 
 static inline Ints ints(int32_t x) { return {_mm512_set1_epi32(x)}; }
 static inline Ints operator+(Ints a, Ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
@@ -158,6 +187,15 @@ static inline ByteTable load_table(const uint8_t* p) {
 static inline Bytes look_up(ByteTable t, Bytes code) {
   return {{_mm256_shuffle_epi8(t.v, code.v[0]), _mm256_shuffle_epi8(t.v, code.v[1])}};
 }
+struct TripleTable {
+  ByteTable low[3], high[3];
+};
+template <int d>
+static inline Bytes digit(const TripleTable& t, Bytes c) {  // by two tables of 16 and bit 4
+  const Bytes low = look_up(t.low[d], c), high = look_up(t.high[d], c);
+  return {{_mm256_blendv_epi8(low.v[0], high.v[0], _mm256_slli_epi16(c.v[0], 3)),
+           _mm256_blendv_epi8(low.v[1], high.v[1], _mm256_slli_epi16(c.v[1], 3))}};
+}
 
 static inline Ints ints(int32_t x) { return {{_mm256_set1_epi32(x), _mm256_set1_epi32(x)}}; }
 static inline Ints operator+(Ints a, Ints b) {
@@ -245,6 +283,14 @@ static inline Ints dot(Ints sum, Bytes w, int32_t a) {
 
 #else
 #include "lanes_portable.h"
+#endif
+
+#if defined(__AVX2__) && !defined(__AVX512VBMI__)
+static inline TripleTable load_triples() {
+  TripleTable t;
+  for (int d = 0; d < 3; ++d) t.low[d] = load_table(kTriples[d]), t.high[d] = load_table(kTriples[d] + 16);
+  return t;
+}
 #endif
 
 }  // namespace qonnx::cpu::QONNX_TIER

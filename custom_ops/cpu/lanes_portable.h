@@ -49,6 +49,14 @@ static inline Bytes look_up(const ByteTable& t, Bytes code) {
   return code;
 }
 
+struct TripleTable {};
+static inline TripleTable load_triples() { return {}; }
+template <int d>
+static inline Bytes digit(const TripleTable&, Bytes c) {
+  for (int i = 0; i < 64; ++i) c.v[i] = kTriples[d][c.v[i]];
+  return c;
+}
+
 #define QONNX_LANES(type, expression)                    \
   type result;                                           \
   for (int i = 0; i < 16; ++i) result.v[i] = expression; \

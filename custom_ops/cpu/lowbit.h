@@ -13,6 +13,10 @@
 //   two next bits   line j/4,  bits 2·(j mod 4) …    (a 2 in it: 2, 3, 6, 7)
 //   one top bit     bit j                            (a 1 in it: 1, 3, 5, 7)
 //   eight bits      line j
+// Ternary codes may go three to five bits, c = d0 + 3·d1 + 9·d2 of three successive steps. Units go by threes then: 24
+// steps are 8 fives, whose low four bits take lines 0 to 3 (five i: line i/2, bits 4·(i mod 2) …) and whose top bits
+// take line 4 (bit i): 1.67 bits a code. Of the units left over at the end of a group, two have 16 steps: 6 fives, their
+// top bits in line 3; one has 8 steps: 3 fives in two lines, the low four bits of the last in bits 4 … of line 1.
 #pragma once
 
 #include <stddef.h>
@@ -41,7 +45,7 @@ struct Codebook {
   size_t length, books, levels;  // numbers in a vector; books that add up; vectors in a book
   bool wide;                     // indices are uint16, else uint8
   const void* index;             // [panel pair][j][book][place 64]
-  const int8_t* bytes;           // [book][level][length], rounded to `factor` of the weight, 128 added in the first book
+  const int8_t* bytes;           // [book][level][length], rounded to `factor` of the weight; 128 added to the first
   const float* values;           // the same in float32, nothing added
   // Of books of at most 256 vectors, for kernels that permute bytes; levels filled up to 256 with zeros:
   const uint8_t* by_element;  // `bytes` as [book][length][256]
@@ -58,9 +62,10 @@ struct LowBitWeight {
   size_t parts, group;          // groups in a block; columns of a group
   size_t groups, units;         // groups in a row; units of 32 in a group
   size_t panels;
-  int bits;     // bits of the packed codes, 1 to 8
-  bool table;   // codes are indices of `values` / `bytes` (bits is 4 then)
-  bool halves;  // scale and zero are float16
+  int bits;      // bits of the packed codes, 1 to 8
+  bool triples;  // ternary codes go three to five bits (bits is 2 then)
+  bool table;    // codes are indices of `values` / `bytes` (bits is 4 then)
+  bool halves;   // scale and zero are float16
   Zero zero_kind;
   float zero;         // of Zero::integer and Zero::number, in the units of `value`
   float factor;       // of every scale (the step of a table rounded to bytes), else 1
@@ -86,7 +91,10 @@ struct LowBitWeight {
   size_t padded_block() const { return parts * units * kUnit; }
   size_t width() const { return groups * units * kUnit; }  // padded columns
   bool padded() const { return width() != columns; }
-  size_t panel_bytes() const { return groups * units * static_cast<size_t>(bits) * 128; }
+  size_t group_lines() const {
+    return triples ? units / 3 * 5 + units % 3 * 2 : units * static_cast<size_t>(bits);
+  }
+  size_t panel_bytes() const { return groups * group_lines() * 128; }
 };
 
 // Rows of X as int8: x ≈ scale · code by row and group. Rows that are multiplied together lie together, `together` of

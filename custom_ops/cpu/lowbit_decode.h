@@ -1,6 +1,9 @@
 // Packed bit lines back to one byte a code (see the layout in lowbit.h), for the kernels of a tier.
 #pragma once
 
+#include <type_traits>
+#include <utility>
+
 #include "lanes.h"
 #include "lowbit.h"
 
@@ -9,8 +12,10 @@ namespace qonnx::cpu::QONNX_TIER {
 constexpr size_t kLine = 128;  // bytes of a bit line: two tiles
 
 template <int... j>
-struct Steps {};
-using AllSteps = Steps<0, 1, 2, 3, 4, 5, 6, 7>;
+using Steps = std::integer_sequence<int, j...>;
+using AllSteps = std::make_integer_sequence<int, 8>;  // of a unit
+template <int units>
+using StepsOf = std::make_integer_sequence<int, 8 * units>;
 
 // The codes of step j (four k by sixteen rows) of the unit whose lines begin at `unit` for this tile.
 template <int bits, int j>
@@ -36,12 +41,58 @@ static inline Bytes codes_of_step(const uint8_t* unit) {
   }
 }
 
-// A format of codes as the kernels see it: `bits` of storage, and whether codes index a table.
-template <int bits_, bool table_>
+// A format of codes as kernels see it: `bits` of storage, whether codes index a table, whether three share five bits.
+template <int bits_, bool table_, bool triples_ = false>
 struct Codes {
   static constexpr int bits = bits_;
-  static constexpr bool table = table_;
+  static constexpr bool table = table_, triples = triples_;
   static constexpr int value_bits = table_ ? 8 : bits_;  // of the bytes that go into `dot`
+  template <int units>
+  static constexpr size_t lines = triples ? (units == 3 ? 5 : 2 * units) : bits * units;
+};
+
+// The units of a group (or of a part of it that begins at a chunk), in chunks that decode at once: body(number of
+// units, as a constant).
+template <class C, class Body>
+static inline void for_chunks(size_t units, Body&& body) {
+  if constexpr (C::triples) {
+    for (; units >= 3; units -= 3) body(std::integral_constant<int, 3>{});
+    if (units == 2) body(std::integral_constant<int, 2>{});
+    if (units == 1) body(std::integral_constant<int, 1>{});
+  } else {
+    for (; units > 0; --units) body(std::integral_constant<int, 1>{});
+  }
+}
+
+// What decoding keeps in registers.
+template <class C>
+struct Decoder {
+  ByteTable table;
+  TripleTable triples;
+
+  explicit Decoder(const LowBitWeight& weight) : table(load_table(weight.bytes)), triples(load_triples()) {}
+
+  // The codes of step j of a chunk of so many units whose lines begin at `lines` for this tile.
+  template <int units, int j>
+  Bytes code(const uint8_t* lines) const {
+    if constexpr (!C::triples) {
+      return codes_of_step<C::bits, j>(lines);
+    } else {
+      constexpr int five = j / 3;
+      constexpr bool last = units == 1 && five == 2;
+      constexpr size_t top = units == 3 ? 4 : units == 2 ? 3 : 1, low = last ? 1 : five / 2;
+      const Bytes nibble = masked<15>(shifted<last ? 4 : 4 * (five % 2)>(load_bytes(lines + low * kLine)));
+      return digit<j % 3>(triples, nibble | masked<16>(shifted<five - 4>(load_bytes(lines + top * kLine))));
+    }
+  }
+
+  // The bytes that go into `dot`.
+  template <int units, int j>
+  Bytes value(const uint8_t* lines) const {
+    const Bytes v = code<units, j>(lines);
+    if constexpr (C::table) return look_up(table, v);
+    else return v;
+  }
 };
 
 // How many rows of X the kernels of this tier want together when there are `rows`.
@@ -54,6 +105,7 @@ static inline size_t together(const LowBitWeight&, size_t rows) {
 // Calls body(Codes<...>{}) for the weight's format.
 template <class Body>
 static inline void with_codes(const LowBitWeight& weight, Body&& body) {
+  if (weight.triples) return body(Codes<2, false, true>{});
   switch (weight.table ? 0 : weight.bits) {
     case 0: return body(Codes<4, true>{});
     case 1: return body(Codes<1, false>{});

@@ -48,15 +48,16 @@ static inline void step(Steps<i...>, Bytes codes, const float* x, const FloatTab
   (one.template operator()<i>(), ...);
 }
 
-template <class C, int tokens, int... j>
-static inline void unit_steps(Steps<j...>, const uint8_t* unit, const float* x, const FloatTable& table, bool rows,
-                              Floats zero, Floats (&sum)[4][tokens]) {
-  (step<C, tokens, j>(Steps<0, 1, 2, 3>{}, codes_of_step<C::bits, j>(unit), x, table, rows, zero, sum), ...);
+template <class C, int units, int tokens, int... j>
+static inline void chunk_steps(Steps<j...>, const uint8_t* lines, const float* x, const Decoder<C>& decoder,
+                               const FloatTable& table, bool rows, Floats zero, Floats (&sum)[4][tokens]) {
+  (step<C, tokens, j>(Steps<0, 1, 2, 3>{}, decoder.template code<units, j>(lines), x, table, rows, zero, sum), ...);
 }
 
 template <class C, int tokens>
 void stream(const LowBitWeight& weight, size_t panel, size_t tile, const float* x, size_t first, float* sums) {
-  const uint8_t* unit = weight.codes + panel * weight.panel_bytes() + 64 * tile;
+  const uint8_t* lines = weight.codes + panel * weight.panel_bytes() + 64 * tile;
+  const Decoder<C> decoder(weight);
   const size_t at = panel * weight.groups * kPanel + kTile * tile;
   const FloatTable table = values_of(weight);
   const bool rows = weight.zero_kind == Zero::rows;
@@ -68,24 +69,27 @@ void stream(const LowBitWeight& weight, size_t panel, size_t tile, const float* 
     Floats sum[4][tokens];
     for (int k = 0; k < 4; ++k)
       for (int m = 0; m < tokens; ++m) sum[k][m] = floats(0);
-    for (size_t u = 0; u < weight.units; ++u, unit += C::bits * kLine, x += kUnit * tokens) {
+    for_chunks<C>(weight.units, [&](auto chunk) {
+      constexpr size_t count = C::template lines<chunk()>;
 #pragma GCC unroll 8
-      for (size_t line = 0; line < C::bits; ++line) prefetch_stream(unit + kLine * line);
-      unit_steps<C, tokens>(AllSteps{}, unit, x, table, rows, zero, sum);
-    }
+      for (size_t line = 0; line < count; ++line) prefetch_stream(lines + kLine * line);
+      chunk_steps<C, chunk(), tokens>(StepsOf<chunk()>{}, lines, x, decoder, table, rows, zero, sum);
+      lines += count * kLine;
+      x += kUnit * tokens * chunk();
+    });
     const Floats scale = parameters(weight, weight.scales, at + g * kPanel);
     for (int m = 0; m < tokens; ++m) total[m] = fma((sum[0][m] + sum[1][m]) + (sum[2][m] + sum[3][m]), scale, total[m]);
   }
   for (int m = 0; m < tokens; ++m) store_floats(sums + static_cast<size_t>(m) * kPanel + kTile * tile, total[m]);
 }
 
-// Decodes a unit to scale · (value − zero), [k][32].
-template <class C, int... j>
-static inline void decode_unit(Steps<j...>, const uint8_t* unit, const FloatTable& table, bool rows,
-                               const Floats (&scale)[2], const Floats (&zero)[2], float* out) {
+// Decodes a chunk to scale · (value − zero), [k][32].
+template <class C, int units, int... j>
+static inline void decode_chunk(Steps<j...>, const uint8_t* lines, const Decoder<C>& decoder, const FloatTable& table,
+                                bool rows, const Floats (&scale)[2], const Floats (&zero)[2], float* out) {
   auto one = [&]<int step>() {
     for (int t = 0; t < 2; ++t) {
-      const Bytes codes = codes_of_step<C::bits, step>(unit + 64 * t);
+      const Bytes codes = decoder.template code<units, step>(lines + 64 * t);
       float* to = out + 4 * step * kPanel + kTile * static_cast<size_t>(t);
       store_floats(to, scale[t] * value_of<C, 0>(codes, table, rows, zero[t]));
       store_floats(to + kPanel, scale[t] * value_of<C, 1>(codes, table, rows, zero[t]));
@@ -142,11 +146,13 @@ void few(const LowBitWeight& weight, size_t panel, const float* x, size_t togeth
 template <class Decode>
 void many(const LowBitWeight& weight, const float* x, size_t first, size_t tokens, float* sums, Decode&& decode) {
   alignas(64) float decoded[kDecodedRows * kPanel];
-  const size_t all = weight.groups * weight.units, width = weight.width(), most = kDecodedRows / kUnit;
+  const size_t all = weight.groups * weight.units, width = weight.width();
+  const size_t most = weight.triples ? 3 : kDecodedRows / kUnit;
   memset(sums, 0, tokens * kPanel * sizeof(float));
   x += first * width;
-  for (size_t begin = 0; begin < all; begin += most) {
-    const size_t units = all - begin < most ? all - begin : most;
+  for (size_t begin = 0, units; begin < all; begin += units) {
+    const size_t left = (weight.triples ? (begin / weight.units + 1) * weight.units : all) - begin;
+    units = left < most ? left : most;
     decode(begin, units, decoded);
     for (int tile = 0; tile < 2; tile += kTilesAtOnce) {
       if (tokens == 1) multiply<1>(decoded, units * kUnit, tile, x + begin * kUnit, sums);
@@ -156,18 +162,25 @@ void many(const LowBitWeight& weight, const float* x, size_t first, size_t token
   }
 }
 
+// Units [begin, begin + units) of a panel, from a chunk's first on.
 template <class C>
 void decode_units(const LowBitWeight& weight, size_t panel, size_t begin, size_t units, float* decoded) {
   const FloatTable table = values_of(weight);
+  const Decoder<C> decoder(weight);
   const bool rows = weight.zero_kind == Zero::rows;
-  for (size_t u = begin; u < begin + units; ++u, decoded += kUnit * kPanel) {
-    const size_t index = (panel * weight.groups + u / weight.units) * kPanel;
+  const size_t within = begin % weight.units, line = C::triples ? within / 3 * 5 : within * C::bits;
+  const uint8_t* lines = weight.codes + panel * weight.panel_bytes() +
+                         (begin / weight.units * weight.group_lines() + line) * kLine;
+  for_chunks<C>(units, [&](auto chunk) {
+    const size_t index = (panel * weight.groups + begin / weight.units) * kPanel;
     const Floats scale[2] = {parameters(weight, weight.scales, index),
                              parameters(weight, weight.scales, index + kTile)};
     const Floats zero[2] = {zeros_of(weight, index), zeros_of(weight, index + kTile)};
-    const uint8_t* unit = weight.codes + panel * weight.panel_bytes() + u * C::bits * kLine;
-    decode_unit<C>(AllSteps{}, unit, table, rows, scale, zero, decoded);
-  }
+    decode_chunk<C, chunk()>(StepsOf<chunk()>{}, lines, decoder, table, rows, scale, zero, decoded);
+    lines += C::template lines<chunk()> * kLine;
+    decoded += chunk() * kUnit * kPanel;
+    begin += chunk();
+  });
 }
 
 void place(const LowBitWeight& weight, const float* x, size_t row, size_t together, float* all) {

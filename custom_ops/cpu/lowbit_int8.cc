@@ -70,15 +70,12 @@ template <int tokens>
 constexpr int kChains = tokens <= 2 ? 2 : 1;
 
 // One step of four k: decode once, use for every token.
-template <class C, int tokens, int tiles, int j>
-static inline void step(const uint8_t* unit, const int8_t* x, ByteTable table,
+template <class C, int units, int tokens, int tiles, int j>
+static inline void step(const uint8_t* lines, const int8_t* x, const Decoder<C>& decoder,
                         Ints (&dots)[kChains<tokens>][tokens][tiles]) {
   Bytes v[tiles];
 #pragma GCC unroll 2
-  for (int t = 0; t < tiles; ++t) {
-    v[t] = codes_of_step<C::bits, j>(unit + 64 * t);
-    if constexpr (C::table) v[t] = look_up(table, v[t]);
-  }
+  for (int t = 0; t < tiles; ++t) v[t] = decoder.template value<units, j>(lines + 64 * t);
 #pragma GCC unroll 8
   for (int m = 0; m < tokens; ++m) {
     const int32_t four = four_bytes(x + 4 * (j * tokens + m));
@@ -90,21 +87,21 @@ static inline void step(const uint8_t* unit, const int8_t* x, ByteTable table,
   }
 }
 
-template <class C, int tokens, int tiles, int... j>
-static inline void unit_steps(Steps<j...>, const uint8_t* unit, const int8_t* x, ByteTable table,
-                              Ints (&dots)[kChains<tokens>][tokens][tiles]) {
-  (step<C, tokens, tiles, j>(unit, x, table, dots), ...);
+template <class C, int units, int tokens, int tiles, int... j>
+static inline void chunk_steps(Steps<j...>, const uint8_t* lines, const int8_t* x, const Decoder<C>& decoder,
+                               Ints (&dots)[kChains<tokens>][tokens][tiles]) {
+  (step<C, units, tokens, tiles, j>(lines, x, decoder, dots), ...);
 }
 
 // Few tokens, exactly `tokens` = q.together: tiles [tile, tile + tiles) of the panel.
 template <class C, int tokens, int tiles>
 void stream(const LowBitWeight& weight, size_t panel, int tile, const QuantizedRows& q, size_t first, float* sums) {
-  const uint8_t* unit = weight.codes + panel * weight.panel_bytes() + 64 * static_cast<size_t>(tile);
+  const uint8_t* lines = weight.codes + panel * weight.panel_bytes() + 64 * static_cast<size_t>(tile);
   const size_t groups = weight.groups, units = weight.units;
   const size_t at = panel * groups * kPanel + kTile * static_cast<size_t>(tile);
   const int8_t* x = q.codes + first * weight.width();
   const Zero kind = weight.zero_kind;
-  const ByteTable table = load_table(weight.bytes);
+  const Decoder<C> decoder(weight);
   Floats total[tokens][tiles];
   for (int m = 0; m < tokens; ++m)
     for (int t = 0; t < tiles; ++t) total[m][t] = floats(0);
@@ -118,11 +115,14 @@ void stream(const LowBitWeight& weight, size_t panel, int tile, const QuantizedR
         dots[kChains<tokens> - 1][m][t] = ints(0);
         dots[0][m][t] = ints(q.start[group + static_cast<size_t>(m)]);
       }
-    for (size_t u = 0; u < units; ++u, unit += C::bits * kLine, x += kUnit * tokens) {
+    for_chunks<C>(units, [&](auto chunk) {
+      constexpr size_t count = C::template lines<chunk()>;
 #pragma GCC unroll 16
-      for (size_t line = 0; line < tiles * C::bits; ++line) prefetch_stream(unit + kLine / tiles * line);
-      unit_steps<C, tokens, tiles>(AllSteps{}, unit, x, table, dots);
-    }
+      for (size_t line = 0; line < tiles * count; ++line) prefetch_stream(lines + kLine / tiles * line);
+      chunk_steps<C, chunk(), tokens, tiles>(StepsOf<chunk()>{}, lines, x, decoder, dots);
+      lines += count * kLine;
+      x += kUnit * tokens * chunk();
+    });
 #pragma GCC unroll 2
     for (int t = 0; t < tiles; ++t) {
       const size_t index = at + g * kPanel + kTile * static_cast<size_t>(t);
@@ -140,15 +140,12 @@ void stream(const LowBitWeight& weight, size_t panel, int tile, const QuantizedR
       store_floats(sums + static_cast<size_t>(m) * kPanel + kTile * static_cast<size_t>(tile + t), total[m][t]);
 }
 
-// Decodes `units` units to bytes, [step][tile 2][64].
-template <class C, int... j>
-static inline void decode_unit(Steps<j...>, const uint8_t* unit, ByteTable table, uint8_t* out) {
+// Decodes a chunk to bytes, [step][tile 2][64].
+template <class C, int units, int... j>
+static inline void decode_chunk(Steps<j...>, const uint8_t* lines, const Decoder<C>& decoder, uint8_t* out) {
   auto one = [&]<int step>() {
-    for (int t = 0; t < 2; ++t) {
-      Bytes v = codes_of_step<C::bits, step>(unit + 64 * t);
-      if constexpr (C::table) v = look_up(table, v);
-      store_bytes(out + step * kLine + 64 * t, v);
-    }
+    for (int t = 0; t < 2; ++t)
+      store_bytes(out + step * kLine + 64 * t, decoder.template value<units, step>(lines + 64 * t));
   };
   (one.template operator()<j>(), ...);
 }
@@ -253,11 +250,15 @@ void int8(const LowBitWeight& weight, size_t panel, const QuantizedRows& q, size
     if constexpr (kStreamed > 0)
       if (q.together < kTokens || (tokens == q.together && kStreamed == 4))
         return few<C>(weight, panel, q, first, sums);
-    const ByteTable table = load_table(weight.bytes);
-    const uint8_t* unit = weight.codes + panel * weight.panel_bytes();
+    const Decoder<C> decoder(weight);
+    const uint8_t* lines = weight.codes + panel * weight.panel_bytes();
     many<C::value_bits>(weight, panel, q, first, tokens, sums, [&](size_t, size_t groups, uint8_t* decoded) {
-      for (size_t u = 0; u < groups * weight.units; ++u, unit += C::bits * kLine)
-        decode_unit<C>(AllSteps{}, unit, table, decoded + u * kUnit * kPanel);
+      for (size_t g = 0; g < groups; ++g)
+        for_chunks<C>(weight.units, [&](auto chunk) {
+          decode_chunk<C, chunk()>(StepsOf<chunk()>{}, lines, decoder, decoded);
+          lines += C::template lines<chunk()> * kLine;
+          decoded += chunk() * kUnit * kPanel;
+        });
     });
   });
 }

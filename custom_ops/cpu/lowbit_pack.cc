@@ -37,6 +37,26 @@ void pack_unit(const uint8_t* code, int bits, uint8_t* lines) {
     }
 }
 
+// One row's ternary codes of a group, three to five bits (lowbit.h).
+void pack_triples(const uint8_t* code, size_t units, uint8_t* lines) {
+  constexpr size_t kLine = 128;
+  for (size_t u = 0; u < units; u += 3) {
+    const size_t count = std::min<size_t>(3, units - u), steps = 8 * count, fives = (steps + 2) / 3;
+    const size_t top_line = count == 3 ? 4 : count == 2 ? 3 : 1;
+    for (size_t five = 0; five < fives; ++five)
+      for (size_t i = 0; i < 4; ++i) {
+        unsigned value = 0;
+        for (size_t digit = 3; digit-- > 0;)
+          if (3 * five + digit < steps) value = 3 * value + code[4 * (3 * five + digit) + i];
+        const bool last = count == 1 && five == 2;
+        lines[(last ? 1 : five / 2) * kLine + i] |= static_cast<uint8_t>((value & 15) << (last || five % 2 ? 4 : 0));
+        lines[top_line * kLine + i] |= static_cast<uint8_t>(value >> 4 << five);
+      }
+    code += count * kUnit;
+    lines += (count == 3 ? 5 : 2 * count) * kLine;
+  }
+}
+
 }  // namespace
 
 std::vector<float> numbers_of(const Tensor& tensor, const std::string& who, const char* input) {
@@ -121,6 +141,7 @@ void PackedLowBit::set_values(const LowBitShape& shape, const float* table, bool
   weight_.factor = 1;
   weight_.table = !counts;
   weight_.bits = counts ? std::bit_width(levels - 1) : 4;
+  weight_.triples = shape.triples && counts && levels == 3 && weight_.units >= 3;
   if (counts) return;
   if (levels > 16)
     throw Error(who + "a table of " + std::to_string(levels) +
@@ -165,7 +186,11 @@ void PackedLowBit::pack_codes(const LowBitShape& shape, const uint8_t* codes) {
       std::copy_n(&row_codes[k], std::min(shape.block, shape.columns - k), &padded[k / shape.block * padded_block]);
     uint8_t* out =
         codes_.as<uint8_t>(row / kPanel * weight_.panel_bytes() + row % kPanel / kTile * 64 + row % kTile * 4);
-    for (size_t k = 0; k < width; k += kUnit, out += unit_bytes) pack_unit(&padded[k], weight_.bits, out);
+    if (weight_.triples)
+      for (size_t g = 0; g < weight_.groups; ++g, out += weight_.group_lines() * 128)
+        pack_triples(&padded[g * weight_.units * kUnit], weight_.units, out);
+    else
+      for (size_t k = 0; k < width; k += kUnit, out += unit_bytes) pack_unit(&padded[k], weight_.bits, out);
   }
   weight_.codes = codes_.as<uint8_t>();
 }

@@ -15,6 +15,7 @@ namespace qonnx::cpu {
 struct LowBitShape {
   size_t rows, columns, block;  // N, K, block_size
   CodeLayout layout;
+  bool triples = false;  // the kernels take ternary codes three to five bits
   size_t blocks() const { return (columns + block - 1) / block; }
 };
 

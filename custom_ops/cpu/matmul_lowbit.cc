@@ -97,6 +97,7 @@ class Product {
     if (quantized && info.integer("activation_bits", 8) != 8)
       throw Error(who_ + "activation_bits=" + std::to_string(info.integer("activation_bits", 8)) +
                   " has no kernel; use 8");
+    shape_.triples = true;
     std::vector<Tensor> arrays;
     for (size_t i = 1; i <= Form::kInputs; ++i)
       if (Tensor array = info.constant(i)) arrays.push_back(std::move(array));
