@@ -57,6 +57,7 @@ def test_bad_attributes_are_refused_with_a_sentence(op, wrong, sentence):
     products.test_bad_attributes_are_refused_with_a_sentence(op, wrong, sentence)
 
 
+@pytest.mark.slow
 def test_long_inputs_are_taken_in_parts():
     """The sums of 3 planes of 20000 rows need more workspace than a call may take."""
     weight = weight_of("b1", 300, 16, 16)
