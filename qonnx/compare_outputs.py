@@ -11,13 +11,13 @@ import numpy as np
 import onnx_ir as ir
 
 from qonnx.comparison import Metric, OracleCoverage, OracleGap, OutputError
+from qonnx.data import LABELS
 from qonnx.differences import Difference
 from qonnx.errors import QonnxError
 from qonnx.oracles import runner
 from qonnx.runtime import RUN_ERRORS
 from qonnx.scores import TopOne
 
-LABELS = ("label", "labels")  # names under which labelled data carries its classes
 Feed = Mapping[str, np.ndarray]
 Source = ir.Model | str | os.PathLike
 Score = Callable[[Mapping[str, np.ndarray], Feed], float]

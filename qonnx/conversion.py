@@ -69,7 +69,7 @@ def convert(
         )
     calibration, held_out = _split(samples, recipe)
     for record in recipe.run(
-        source, target=where, data=calibration, held_out=held_out, settings=settings, progress=progress
+        source, target=where, **_fed(data=calibration, held_out=held_out), settings=settings, progress=progress
     ):
         report = report.with_step(record)
     report = report.with_warning(*notes.warnings(source))
@@ -93,6 +93,7 @@ def convert(
                 samples if seen else held_out,
                 threads=settings.threads,
                 libraries=settings.custom_op_library,
+                metric=settings.metric,
                 bounds=Bounds(min_sqnr=settings.min_sqnr, max_drop=settings.max_drop),
                 **({"progress": progress.track} if hasattr(progress, "track") else {}),
             )
@@ -115,7 +116,19 @@ def check_output(settings: Settings, model: str | os.PathLike) -> None:
 
 
 def _open(data: Any, model: ir.Model, settings: Settings) -> Data:
-    return open_data(data, model, preprocess=settings.preprocess, limit=settings.samples, seed=settings.seed)
+    return open_data(
+        data,
+        model,
+        preprocess=settings.preprocess,
+        limit=settings.samples,
+        seed=settings.seed,
+        labels=settings.metric is not None,
+    )
+
+
+def _fed(**samples: Data | None) -> dict[str, Data | None]:
+    """What passes run models on: inputs alone, without the labels of a metric."""
+    return {name: None if one is None else one.unlabelled() for name, one in samples.items()}
 
 
 def _split(samples: Data | None, recipe: Recipe) -> tuple[Any, Any]:

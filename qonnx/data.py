@@ -12,9 +12,10 @@
     a function       called for a fresh iterator on every pass
     get_next()       ONNX Runtime's CalibrationDataReader; rewound before every pass if it has rewind()
 
-Data can be read again and again. A stream that can be read only once is kept in memory as far as it was read; pass a
-function or a list to avoid that. Pixels (uint8, height × width × channels) become floats only by a preset of
-qonnx.preprocess. Nothing is ever made up.
+Beside the inputs, samples may carry their classes in an integer array `label` or `labels`, in rows like an input's;
+they are dropped unless asked for. Data can be read again and again. A stream that can be read only once is kept in
+memory as far as it was read; pass a function or a list to avoid that. Pixels (uint8, height × width × channels) become
+floats only by a preset of qonnx.preprocess. Nothing is ever made up.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from qonnx.samples import IMAGES, Kept, Reader, Rows, array_file, folder, images
 from qonnx.samples import rows_of as rows_of_array
 
 Sample = dict[str, np.ndarray]
+LABELS = ("label", "labels")  # names under which labelled data carries its classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +69,12 @@ class Data:
 
     def __iter__(self) -> Iterator[Sample]:
         return (self.prepare(sample, index) for index, sample in enumerate(self.reader.read(self.wanted)))
+
+    def unlabelled(self) -> Data:
+        """The same samples with nothing but inputs, as a model is fed."""
+        if not isinstance(self.prepare, _Prepare):
+            return self
+        return type(self)(self.reader, dataclasses.replace(self.prepare, keep=False), self.wanted)
 
     def filtered(self, keep: Callable[[int], bool]) -> Data:
         """The samples whose position here passes `keep` (position in the source where the length is not known)."""
@@ -98,13 +106,19 @@ def inputs_of(model: ir.Model) -> list[Input]:
 
 
 def open_data(
-    spec: Any, model: ir.Model, *, preprocess: str | None = None, limit: int | None = None, seed: int = 0
+    spec: Any,
+    model: ir.Model,
+    *,
+    preprocess: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    labels: bool = False,
 ) -> Data:
     """Samples for `model` from `spec`, a path or an object (see the top of this file).
 
     preprocess: how images become inputs (qonnx.preprocess). limit: use at most so many samples, drawn with `seed` where
-    their number is known, else the first. Raises QonnxError for data that does not fit; samples are checked as they
-    come.
+    their number is known, else the first. labels: samples must have classes and keep them. Raises QonnxError for data
+    that does not fit; samples are checked as they come.
     """
     inputs = inputs_of(model)
     if isinstance(spec, Data):
@@ -119,7 +133,7 @@ def open_data(
             )
         image = _Photograph(image_input, steps)
     reader = _reader(spec, inputs, image)
-    prepare = _Prepare(inputs, reader.name, image)
+    prepare = _Prepare(inputs, reader.name, image, labels, labels)
     data = (Data if reader.count is None else SizedData)(reader, prepare)
     if data.count == 0:
         raise QonnxError(f"'{reader.name}' holds no samples; check the path")
@@ -204,6 +218,8 @@ def _only(inputs: list[Input], what: str) -> str:
 def _rows_reader(rows: dict[str, Rows], inputs: list[Input], name: str) -> Reader:
     """Samples from arrays that hold many: how each is cut is said at the top of this file."""
     known = {one.name: one for one in inputs}
+    classes = {key: rows[key] for key in LABELS if key in rows and key not in known}
+    rows = {key: array for key, array in rows.items() if key not in classes}
     sizes, whole = {}, {}
     for key, array in rows.items():
         if key not in known:
@@ -227,6 +243,13 @@ def _rows_reader(rows: dict[str, Rows], inputs: list[Input], name: str) -> Reade
             raise QonnxError(f"'{name}' has different numbers of samples for its inputs: {listed}; give each the same")
         whole[key] = rows[key]
     cut = {key: size for key, size in sizes.items() if key not in whole}
+    for key, array in classes.items():
+        like = next((one for one in cut if rows[one].shape[0] == (array.shape or (1,))[0]), None)
+        if like is None:
+            raise QonnxError(
+                f"'{name}' has {most} samples, but '{key}' is {list(array.shape)}; give a class for each row"
+            )
+        rows[key], cut[key] = array, cut[like]
 
     def read(wanted: Callable[[int], bool]) -> Iterator[Sample]:
         fixed = {key: array.whole() for key, array in whole.items()}
@@ -270,6 +293,8 @@ class _Prepare:
     inputs: list[Input]
     source: str
     image: _Photograph | None = None
+    labelled: bool = False  # whether samples must have classes
+    keep: bool = False  # whether they leave here with them
 
     def __call__(self, sample: Any, index: int) -> Sample:
         where = f"sample {index} of '{self.source}'"
@@ -281,7 +306,7 @@ class _Prepare:
             sample = {one.name: part for one, part in zip(self.inputs, parts, strict=False)}
         known = {one.name: one for one in self.inputs}
         for name in sample:
-            if name not in known:
+            if name not in known and name not in LABELS:
                 raise QonnxError(f"{where} has '{name}', which is no input of the model; {nearest(name, known)}")
         missing = [name for name in known if name not in sample]
         if missing:
@@ -294,6 +319,11 @@ class _Prepare:
             if self.image is not None and one == self.image.input:
                 array = self.image.of_pixels(array)
             found[name] = checked(array, one, where)
+        classes = {name: np.asarray(sample[name]) for name in LABELS if name in sample}
+        if self.labelled and not classes:
+            raise QonnxError(f"{where} has no label; put an integer array named '{LABELS[0]}' beside its inputs")
+        if self.keep:
+            found |= {name: array for name, array in classes.items() if name not in known}
         return found
 
 

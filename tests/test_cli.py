@@ -20,6 +20,7 @@ from qonnx.cli.progress import Ticker, ticking
 from qonnx.errors import QonnxError
 from qonnx.input_shapes import fix_input_shapes
 from qonnx.recipe import RECIPES, parse_recipe
+from qonnx.runtime import session
 from qonnx.settings import Settings
 from qonnx.targets import TARGETS
 
@@ -368,6 +369,23 @@ def test_check_compares_any_two_models(here, capsys):
     assert main([*words, "--min-sqnr", "200", "--quiet"]) == 1
     said = capsys.readouterr()
     assert said.out == "" and "the bound is 200 dB" in said.err
+
+
+def test_top1_counts_right_classes_of_a_labelled_file(here, capsys):
+    assert main(["convert", "model.onnx", "--quiet", "-o", "q.onnx"]) == 0
+    words = ["check", "model.onnx", "q.onnx", "--no-latency", "--no-layers", "--threads", "1", "--quiet"]
+    data = dict(np.load("data.npz"))
+    assert main([*words, "--data", "data.npz", "--metric", "top1"]) == 2
+    assert "has no label; put an integer array named 'label'" in capsys.readouterr().err
+    (chosen,) = (x.argmax(-1).reshape(-1) for x in session("model.onnx").run(None, data))
+    label = np.where(np.arange(len(chosen)) < len(chosen) // 2, chosen, chosen + 1)  # half of them wrong
+    np.savez("labelled.npz", **data, label=label)
+    assert main([*words, "--data", "labelled.npz", "--metric", "top1", "--max-drop", "0.1", "--json", "r.json"]) == 0
+    assert json.loads((here / "r.json").read_text())["comparison"]["metric"]["reference"] == 0.5
+    assert main([*words, "--data", "labelled.npz"]) == 0
+    convert = ["convert", "model.onnx", "--data", "labelled.npz", "--metric", "top1", "--max-drop", "0.1", "--quiet"]
+    assert main([*convert, "-o", "q8.onnx", "--json", "q8.json"]) == 0
+    assert 0 < json.loads((here / "q8.json").read_text())["comparison"]["metric"]["reference"] < 1
 
 
 def test_inspect_says_what_is_inside_and_lists_names(here, capsys):

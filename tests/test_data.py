@@ -47,6 +47,31 @@ def test_one_axis_more_counts_samples():
     assert shapes == [(7, 3)] * 5
 
 
+@pytest.mark.parametrize(
+    "taken, label, cut",
+    [
+        (ONE, np.arange(4), [[0], [1], [2], [3]]),
+        (ONE, np.arange(8).reshape(4, 2), [[[0, 1]], [[2, 3]], [[4, 5]], [[6, 7]]]),
+        (model("float[2,3] x"), np.arange(4), [[0, 1], [2, 3]]),
+        (model("float[3] x"), np.arange(4), [0, 1, 2, 3]),
+    ],
+)
+def test_labels_are_cut_like_the_inputs_and_dropped_unless_asked_for(taken, label, cut):
+    rows = {"x": ROWS, "label": label}
+    assert [s["label"].tolist() for s in open_data(rows, taken, labels=True)] == cut
+    assert listed(open_data(rows, taken)) == listed(open_data(ROWS, taken))
+    assert listed(open_data(rows, taken, labels=True).unlabelled()) == listed(open_data(ROWS, taken))
+
+
+def test_labels_that_are_missing_or_too_few_are_said():
+    with pytest.raises(QonnxError, match="has no label; put an integer array named 'label'"):
+        listed(open_data(ROWS, ONE, labels=True))
+    with pytest.raises(QonnxError, match=r"has 4 samples, but 'label' is \[3\]; give a class for each row"):
+        open_data({"x": ROWS, "label": np.arange(3)}, ONE)
+    assert listed(open_data([{"x": ROWS[:1], "labels": 7}], ONE, labels=True)) == [{"x": [[0, 1, 2]], "labels": 7}]
+    assert [*next(iter(open_data({"label": ROWS}, model("float[N,3] label"))))] == ["label"]
+
+
 @pytest.mark.parametrize("writer", [np.savez, np.savez_compressed])
 def test_npz_streams_what_it_holds(tmp_path, writer):
     writer(tmp_path / "d.npz", x=ROWS)

@@ -73,7 +73,12 @@ def run(options: argparse.Namespace) -> int:
     bounds = Bounds(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Bounds)})
     reference, result = load(options.reference), load(options.result)
     data = open_data(
-        options.data, reference, preprocess=settings.preprocess, limit=settings.samples, seed=settings.seed
+        options.data,
+        reference,
+        preprocess=settings.preprocess,
+        limit=settings.samples,
+        seed=settings.seed,
+        labels=settings.metric is not None,
     )
     if options.runtime:
         return _everywhere(options, settings, bounds, data)
