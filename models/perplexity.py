@@ -1,7 +1,7 @@
 """Perplexity of a language model beside the float model's, on text that no conversion has seen.
 
 exp(mean negative log-likelihood of the next token), over windows of 512 tokens that each start without a past, so that
-every prediction has the same context for every model. 40 windows take about a minute on two cores.
+every prediction has the same context for every model. A window takes about 4 CPU seconds, so 40 take some 160.
 
     python -m models.perplexity calibration 32 data.npz      writes what `qonnx convert --data` reads
 """

@@ -1,7 +1,8 @@
 """A fixed English text with splits that share no page, as token ids: the user guide inside the wheel of Trac 1.6.
 
-58 pages about a wiki and issue tracker, BSD licence. Markup that carries no prose (code blocks, tables, macros) is
-dropped, since a language model's loss on it says little about language. Tokens are those of the model's own vocabulary.
+58 pages about a wiki and issue tracker, 3-clause BSD licence (COPYING in the wheel). Markup that carries no prose (code
+blocks, tables, macros) is dropped, since a language model's loss on it says little about language. Tokens are those of
+the model's own vocabulary.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ _NAMES = {
 
 
 def path() -> pathlib.Path:
-    """The float reference in the cache, built if it is not there (half a minute, 1.5 GB of memory)."""
+    """The float reference in the cache, built if it is not there."""
     file = real.cache() / "smollm2" / "smollm2.onnx"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)

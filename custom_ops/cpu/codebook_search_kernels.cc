@@ -4,8 +4,6 @@
 // [length][levels], so that the distances of one z to 64 neighbouring vectors are 4 · length multiply-adds of 16 lanes.
 // Of each book but the last the `width` best partial sums go on; at the end every code may be chosen once more with the
 // others fixed. Equal distances: the first wins.
-//
-// Measured beside numpy (matrix product, argpartition) on two books of 256 vectors of 8, width 4: 17 times faster.
 #include "codebook_search.h"
 
 #include <algorithm>
