@@ -16,6 +16,7 @@ from qonnx.passes.label import Label
 from qonnx.passes.lift_constants import LiftConstants
 from qonnx.passes.lower import Lower
 from qonnx.passes.lower_dynamic import LowerDynamic
+from qonnx.passes.lower_static import LowerStatic
 from qonnx.passes.observe import Observe
 from qonnx.passes.patches_to_matmul import PatchesToMatMul
 from qonnx.passes.place_codebooks import PlaceCodebooks
@@ -25,6 +26,8 @@ from qonnx.passes.recognise_activations import RecogniseActivations
 from qonnx.passes.remove_dead import RemoveDead
 from qonnx.passes.remove_identities import RemoveIdentities
 from qonnx.passes.reparameterize import Reparameterize
+from qonnx.passes.reparameterize_attention import ReparameterizeAttention
+from qonnx.passes.reparameterize_inputs import ReparameterizeInputs
 from qonnx.passes.solve_in_turn import SolveInTurn
 from qonnx.passes.solve_weights import SolveWeights
 from qonnx.passes.spell_quantized import SpellQuantized
@@ -50,6 +53,8 @@ PASSES: dict[str, type[Pass]] = {
     "label": Label,
     "observe": Observe,
     "reparameterize": Reparameterize,
+    "reparameterize_attention": ReparameterizeAttention,
+    "reparameterize_inputs": ReparameterizeInputs,
     "assign": Assign,
     "assign_codebooks": AssignCodebooks,
     "assign_weights": AssignWeights,
@@ -60,6 +65,7 @@ PASSES: dict[str, type[Pass]] = {
     "place_codebooks": PlaceCodebooks,
     "place_qdq": PlaceQDQ,
     "lower_dynamic": LowerDynamic,
+    "lower_static": LowerStatic,
     "lower": Lower,
     "tidy": Tidy,
 }

@@ -6,7 +6,8 @@ reason why it stays as it is. Cases, in order:
 2. the user or the target keeps it in float;
 3. no statistics, or not finite ones;
 4. attention × V: its left input are probabilities, whose uniform 8-bit codes cost 8-10 dB on transformers; they stay in
-   higher precision unless `probabilities` is "quantize";
+   higher precision unless `probabilities` is "quantize", or "log": then Softmax and product become one operator on
+   logarithmic codes of exp(score − largest), which divides after the product (LogAttention);
 5. an operator that the target runs in float still stores its constant weight as integers;
 6. otherwise Q/DQ on each activation, integer weights if they are constant, Q/DQ on the output if the target fuses so;
 7. operators without weights follow, as the target demands (passes/assign_elementwise.py).
@@ -33,8 +34,9 @@ from qonnx.formats import FORMATS, IntFormat
 from qonnx.notes import note, skip
 from qonnx.passes.assign_elementwise import activations, concerned, elementwise_plan, readers
 from qonnx.passes.base import Change, Pass
-from qonnx.passes.rewire import array, is_constant, is_op
-from qonnx.plan import Encoding, Plan, encoding, union
+from qonnx.passes.label import MOVES
+from qonnx.passes.rewire import array, integer, is_constant, is_op, only_use
+from qonnx.plan import Encoding, LogGrid, Plan, encoding, union
 from qonnx.ranges import choose_range
 from qonnx.targets import Target
 from qonnx.targets.conditions import holds, sizes
@@ -48,7 +50,11 @@ class Assign(Pass):
     """Plan static quantization.
 
     activation, weight: keys of FORMATS; None takes the target's. granularity: of weights. method, percentile, headroom:
-    see qonnx.ranges. probabilities: "float" keeps attention × V in higher precision, "quantize" does not.
+    see qonnx.ranges. probabilities: "float" keeps attention × V in higher precision, "quantize" does not, "log" codes
+    them with `log_levels` levels, `log_codes_per_octave` for each halving (RepQ-ViT's log2 has 1, log√2 2).
+    inner_weight, inner_weight_levels, inner_activation_levels: format (key of FORMATS) and numbers of codes (0: all of
+    the type's) for matrix products that do not read an input of the model; the first layer and convolutions keep
+    `weight` and `activation`.
     """
 
     target: Target
@@ -59,7 +65,12 @@ class Assign(Pass):
     method: str = "minmax"
     percentile: float = 99.99
     headroom: float = 1.0
-    probabilities: Literal["float", "quantize"] = "float"
+    probabilities: Literal["float", "quantize", "log"] = "float"
+    log_levels: int = 256
+    log_codes_per_octave: float = 16.0
+    inner_weight: str | None = None
+    inner_weight_levels: int = 0
+    inner_activation_levels: int = 0
 
     needs = ("observe",)
     tolerance = 0.0
@@ -68,6 +79,7 @@ class Assign(Pass):
         for what, chosen, taken in (
             ("activations", self.activation, self.target.activation_types),
             ("weights", self.weight, self.target.weight_types),
+            ("weights", self.inner_weight, self.target.weight_types),
         ):
             if chosen is not None and chosen not in taken:
                 raise QonnxError(
@@ -191,7 +203,8 @@ class Assign(Pass):
                 return "no-stats", value.name or ""
             if stats.non_finite:
                 return "not-finite", value.name or ""
-        if self.probabilities == "float" and any(note(x).role == "probabilities" for x in activations(node)):
+        attends = any(note(x).role == "probabilities" for x in activations(node))
+        if attends and (self.probabilities == "float" or (self.probabilities == "log" and not _logarithmic(node))):
             return "accuracy", "attention probabilities"
         return "", ""
 
@@ -219,10 +232,20 @@ class Assign(Pass):
     def _plan(self, node: ir.Node) -> Plan:
         constant = is_constant(node.inputs[1])
         activation = self._activation()
+        if inner := is_op(node, "MatMul", "Gemm") and not _reads_input(node.inputs[0]):
+            activation = dataclasses.replace(activation, levels=self.inner_activation_levels)
+        if self.probabilities == "log" and note(node.inputs[0]).role == "probabilities":
+            value = dataclasses.replace(FORMATS["s8"], symmetric=True, levels=self.inner_activation_levels)
+            return Plan({1: value}, attention=LogGrid(self.log_levels, self.log_codes_per_octave))
         inputs = {0: activation} if constant else {0: activation, 1: activation}
         if is_constant(node.inputs[0]):
             del inputs[0]
         weight = self._weight() if constant else None
+        if constant and inner:
+            chosen = FORMATS[self.inner_weight] if self.inner_weight else weight
+            weight = dataclasses.replace(
+                weight, bits=chosen.bits, signed=chosen.signed, levels=self.inner_weight_levels or weight.levels
+            )
         if constant and node.op_type == "MatMul" and len(node.inputs[1].shape) != 2 and weight.granularity == "channel":
             weight = dataclasses.replace(weight, granularity="tensor")  # a stack of matrices has no one channel axis
         if constant and node.op_type in self.target.tensor_only:
@@ -270,6 +293,26 @@ def output_of(node: ir.Node) -> ir.Value:
         if users[0].idx == 0 and all(x is None or array(x) is not None for x in bounds):
             return users[0].node.outputs[0]
     return value
+
+
+def _logarithmic(node: ir.Node) -> bool:
+    """Whether Softmax and product can become one operator: over the last axis, and nothing else reads between."""
+    rows = node.inputs[0]
+    softmax = rows.producer()
+    if not is_op(node, "MatMul") or not is_op(softmax, "Softmax") or is_constant(node.inputs[1]):
+        return False
+    axis, alone = integer(softmax, "axis", -1), only_use(rows)
+    rank = None if rows.shape is None else len(rows.shape)
+    return alone and (axis == -1 or (rank is not None and axis == rank - 1))
+
+
+def _reads_input(value: ir.Value) -> bool:
+    """Whether the value is an input of the model, moved at most."""
+    node = value.producer()
+    while is_op(node, *MOVES):
+        value = node.inputs[0]
+        node = value.producer()
+    return node is None and not is_constant(value)
 
 
 def _is_dequantized(value: ir.Value | None) -> bool:

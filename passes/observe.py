@@ -16,6 +16,8 @@ from qonnx.notes import note, warn
 from qonnx.passes.assign import output_of
 from qonnx.passes.assign_elementwise import concerned, observed
 from qonnx.passes.base import Change, Pass
+from qonnx.passes.label import MOVES
+from qonnx.passes.rewire import is_op
 from qonnx.stats import Stats, Window, merge_stats
 from qonnx.stats_file import fingerprint, load_stats, save_stats
 from qonnx.targets import Target
@@ -117,6 +119,8 @@ class Observe(Pass):
             if node.op_type in MULTIPLIERS and node.domain == "":
                 for index in (0, 1):
                     self._add(wishes, node.inputs[index], self._input_wish(node, index))
+                    if (maker := _maker(node, index)) is not None:
+                        self._add(wishes, maker, Wish(channel_axis=-1))
                 if self._wants_output(node):
                     self._add(wishes, node.outputs[0], Wish(channel_axis=1 if "Conv" in node.op_type else -1))
                 if (closing := output_of(node)) is not node.outputs[0]:  # the Relu behind it: where its Q/DQ will stand
@@ -153,6 +157,16 @@ class Observe(Pass):
         if (index == 0) == transposed:
             return Wish(channel_axis=-2)
         return Wish(channel_axis=-1, gram=self.gram)
+
+
+def _maker(node: ir.Node, index: int) -> ir.Value | None:
+    """What a product of two activations reads, before it was split into heads; None for other products."""
+    if any(ir.convenience.get_const_tensor(value) is not None for value in node.inputs[:2]):
+        return None
+    value = node.inputs[index]
+    while is_op(value.producer(), *MOVES, "Gather", "Expand"):
+        value = value.producer().inputs[0]
+    return value if is_op(value.producer(), "Add", "MatMul", "Gemm") else None
 
 
 def window_of(node: ir.Node) -> Window | None:

@@ -10,6 +10,7 @@
 6. A float Conv, ConvTranspose or Gemm between DQ and Q would have its weight quantized by ONNX Runtime in silence, per
    tensor (weight_bias_quantization, seen as 0.97 → 0.27 exact matches); its DQ is spelled per channel with equal
    scales, which means the same and is no pattern of that optimiser.
+7. Attention planned on logarithmic codes becomes one operator with its Softmax (passes/write_log_attention.py).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from qonnx.passes.base import Change, Pass
 from qonnx.passes.qdq_writer import QDQWriter, value_names
 from qonnx.passes.reparameterize import add_to_bias
 from qonnx.passes.rewire import bodies
+from qonnx.passes.write_log_attention import write_log_attention
 from qonnx.plan import Encoding, Plan
 from qonnx.targets import Target
 
@@ -50,7 +52,7 @@ class PlaceQDQ(Pass):
                 yield from self._withdraw(graph)
             planned = [n for n in graph if isinstance(note(n).plan, Plan) and note(n).fate is None]
             if planned:
-                yield from self._place(graph, planned, QDQWriter(graph, taken, stored))
+                yield from self._place(model, graph, planned, QDQWriter(graph, taken, stored))
 
     def _withdraw(self, graph: ir.Graph) -> Iterator[Change]:
         for node in graph:
@@ -64,7 +66,7 @@ class PlaceQDQ(Pass):
                     skip(node, again)
                 yield Change(node.name or node.outputs[0].name, "left in float, as its neighbours are")
 
-    def _place(self, graph: ir.Graph, planned: list[ir.Node], writer: QDQWriter) -> Iterator[Change]:
+    def _place(self, model: ir.Model, graph: ir.Graph, planned: list[ir.Node], writer: QDQWriter) -> Iterator[Change]:
         for node in planned:
             if note(node).mean_error is not None:
                 add_to_bias(node, -note(node).mean_error, np.dtype(np.float32))
@@ -82,6 +84,8 @@ class PlaceQDQ(Pass):
                 writer.weight(node, plan)
             if plan.bias:
                 writer.bias(node)
+            if plan.attention is not None:
+                node = write_log_attention(model, node, plan.attention)
             done(node, str(plan))
             yield Change(node.name or node.outputs[0].name, str(plan))
         yield from writer.guard_float_weights()

@@ -62,14 +62,14 @@ class Reparameterize(Pass):
             stats = note(value).stats
             if stats is None or stats.channel_minimum is None or stats.non_finite or note(node).folded:
                 continue
-            weights = [_matrix(linear) for linear in linears]
+            weights = [matrix(linear) for linear in linears]
             shift, ratio, strength = self._choose(stats, weights, shifts=is_op(node, "LayerNormalization"))
             note(node).folded = True
             if not shift.any() and np.ptp(ratio) == 0.0:
                 continue
             _fold_into_norm(node, ratio, shift)
             for linear, weight in zip(linears, weights, strict=True):
-                _fold_into_linear(linear, weight, ratio, shift)
+                fold_into_linear(linear, weight, ratio, shift)
             note(value).stats = affine_channels(stats, 1.0 / ratio, shift)
             yield Change(
                 node.name or value.name, f"channel ranges folded into {len(linears)} layers, strength {strength:g}"
@@ -82,39 +82,16 @@ class Reparameterize(Pass):
         axis, rank = integer(node, "axis", -1), node.outputs[0].shape
         if axis != -1 and (rank is None or axis != len(rank) - 1):
             return []
-        value, found = node.outputs[0], []
-        if value.is_graph_output() or any(o.uses() for o in node.outputs[1:]):
+        if any(o.uses() for o in node.outputs[1:]):
             return []
-        for use in value.uses():
-            reader = use.node
-            matrix = is_op(reader, "MatMul", "Gemm") and use.idx == 0 and is_constant(reader.inputs[1])
-            if not matrix or reader.inputs[1].shape is None or len(reader.inputs[1].shape) != 2:
-                return []
-            if is_op(reader, "Gemm") and (
-                integer(reader, "transA", 0) or reader.attributes.get("alpha", None) is not None
-            ):
-                return []
-            if self.settings is not None and self.settings.exclusion(reader):
-                return []
-            found.append(reader)
-        return found
+        return linears_behind(node.outputs[0], self.settings)
 
     def _choose(self, stats: Stats, weights: list[np.ndarray], shifts: bool) -> tuple[np.ndarray, np.ndarray, float]:
         """(shift s⊙r2, ratio r1^α, α) that make the channels' ranges alike."""
         if self.rule == "smooth":
             return self._smooth(stats, weights)
         levels = 2**self.bits - 1
-        low, high = np.minimum(stats.channel_minimum, 0), np.maximum(stats.channel_maximum, 0)
-        if shifts:
-            low, high = stats.channel_minimum, stats.channel_maximum
-        width = np.maximum(high - low, 1e-6 * max((high - low).max(), 1e-30))
-        step = width / levels
-        if shifts:
-            middle = np.rint(-low / step) - 2 ** (self.bits - 1)  # r2 = z − z̃ with the target z̃ in the middle
-            shift = step * middle
-        else:
-            shift, step = np.zeros_like(step), 2 * np.maximum(-low, high) / levels
-        relative = step / np.exp(np.log(step).mean())
+        shift, relative = even_channels(stats, self.bits, shifts)
         if self.strength is not None:
             return shift, relative**self.strength, self.strength
         plain = self._cost(stats, weights, np.zeros_like(shift), np.ones_like(relative), levels)
@@ -148,7 +125,43 @@ class Reparameterize(Pass):
         return float(total)
 
 
-def _matrix(linear: ir.Node) -> np.ndarray:
+def linears_behind(value: ir.Value, settings: Any = None) -> list[ir.Node]:
+    """The products with constant matrices that read `value`, or [] if anything else reads it too."""
+    found = []
+    if value.is_graph_output():
+        return []
+    for use in value.uses():
+        reader = use.node
+        product = is_op(reader, "MatMul", "Gemm") and use.idx == 0 and is_constant(reader.inputs[1])
+        if not product or reader.inputs[1].shape is None or len(reader.inputs[1].shape) != 2:
+            return []
+        if is_op(reader, "Gemm") and (integer(reader, "transA", 0) or reader.attributes.get("alpha", None) is not None):
+            return []
+        if settings is not None and settings.exclusion(reader):
+            return []
+        found.append(reader)
+    return found
+
+
+def even_channels(stats: Stats, bits: int, shifts: bool) -> tuple[np.ndarray, np.ndarray]:
+    """(s⊙r2, r1) that give every channel the same range on a grid of `bits`; the geometric mean of r1 is 1.
+
+    shifts: the ranges are centred as well, by whole steps, so that codes stay those of the per-channel grid; otherwise
+    each range is taken as symmetric about zero and the shift is 0.
+    """
+    if shifts:
+        low, high = stats.channel_minimum, stats.channel_maximum
+    else:
+        high = np.maximum(np.maximum(-stats.channel_minimum, stats.channel_maximum), 0)
+        low = -high
+    width = np.maximum(high - low, 1e-6 * max((high - low).max(), 1e-30))
+    step = width / (2**bits - 1)
+    # r2 = z − z̃ with the target z̃ in the middle
+    shift = step * (np.rint(-low / step) - 2 ** (bits - 1)) if shifts else np.zeros_like(step)
+    return shift, step / np.exp(np.log(step).mean())
+
+
+def matrix(linear: ir.Node) -> np.ndarray:
     """The layer's weight as [K, O] float64."""
     weight = array(linear.inputs[1]).astype(np.float64)
     return weight.T if is_op(linear, "Gemm") and integer(linear, "transB", 0) else weight
@@ -167,7 +180,7 @@ def _fold_into_norm(node: ir.Node, ratio: np.ndarray, shift: np.ndarray) -> None
     set_input(node, 2, initializer(node.graph, f"{name}_folded", moved))
 
 
-def _fold_into_linear(linear: ir.Node, weight: np.ndarray, ratio: np.ndarray, shift: np.ndarray) -> None:
+def fold_into_linear(linear: ir.Node, weight: np.ndarray, ratio: np.ndarray, shift: np.ndarray) -> None:
     graph, old = linear.graph, linear.inputs[1]
     dtype = array(old).dtype
     folded = (weight * ratio[:, None]).astype(dtype)

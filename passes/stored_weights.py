@@ -32,6 +32,13 @@ def stored_weight(node: ir.Node) -> StoredWeight | None:
     """The quantized weight of a MatMul or Gemm whose left factor is float; None for any other node."""
     if not is_op(node, "MatMul", "Gemm") or is_op(node.inputs[0].producer(), "DequantizeLinear"):
         return None
+    return right_factor(node)
+
+
+def right_factor(node: ir.Node) -> StoredWeight | None:
+    """The quantized weight of a MatMul or Gemm; None if it has no such weight."""
+    if not is_op(node, "MatMul", "Gemm"):
+        return None
     dequantize = node.inputs[1].producer()
     if not is_op(dequantize, "DequantizeLinear") or not all(is_constant(x) for x in dequantize.inputs if x is not None):
         return None

@@ -64,12 +64,28 @@ def union(grids: Sequence[Encoding]) -> Encoding:
 
 
 @dataclasses.dataclass(frozen=True)
+class LogGrid:
+    """Codes of attention on a logarithmic scale: distance to a row's largest in steps of 1/codes_per_octave octaves.
+
+    levels: number of codes, 2…256; the last one means zero. See qonnx.custom_ops.log_attention.
+    """
+
+    levels: int
+    codes_per_octave: float
+
+    def __str__(self) -> str:
+        base = f"2^(1/{self.codes_per_octave:g})" if self.codes_per_octave != 1 else "2"
+        return f"log{base}/{self.levels}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """What happens to one node.
 
     inputs: index -> format of each activation that gets Q/DQ in front of the node. weight: format of the constant input
     `weight_index`, None if it has none or stays float. output: whether Q/DQ follows the node (after a Relu or Clip that
-    only it feeds). bias: whether the bias becomes int32.
+    only it feeds). bias: whether the bias becomes int32. attention: the grid of the Softmax in front of an attention
+    × V, which then becomes one operator with it.
     """
 
     inputs: dict[int, IntFormat]
@@ -77,10 +93,13 @@ class Plan:
     weight_index: int = 1
     output: bool = False
     bias: bool = False
+    attention: LogGrid | None = None
 
     def __str__(self) -> str:
         """As the ledger prints it: "u8 × s8.channel", "float × s4.block32"."""
         sides = [format.name for format in self.inputs.values()] or ["float"]
+        if self.attention is not None:
+            sides.insert(0, str(self.attention))
         if self.weight is not None:
             sides.append(self.weight.name)
         return " × ".join(sides)

@@ -1,0 +1,121 @@
+"""Lower static low-bit products: where Q/DQ and a weight of few bits meet, write the operator that sums integers.
+
+    x → (Clip) → QuantizeLinear → DequantizeLinear → MatMul(·, DequantizeLinear(codes of ≤ `most_bits` bits)) → (Add)
+
+ONNX Runtime has integer kernels for 8-bit weights only; with 4-bit ones it decodes both sides and multiplies floats.
+1. One reader of the quantized activation: StaticQuantizeMatMulLowBit takes x itself and quantizes it inside.
+2. Several (query, key, value): x is quantized once, QuantizedMatMulLowBit takes its codes.
+The bias of an Add behind the product moves into the operator. What the graph meant stays as it was, up to the order of
+float sums; where the kernel is not installed, the operator is a function of standard operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from qonnx.custom_ops import ops, static_product
+from qonnx.custom_ops.lowbit import LowBitWeight
+from qonnx.passes.base import Change, Pass
+from qonnx.passes.rewire import array, bodies, initializer, is_constant, is_op, only_use, remove_unused, replace, scalar
+from qonnx.passes.stored_weights import StoredWeight, bias_of, right_factor
+
+
+@dataclass
+class LowerStatic(Pass):
+    """Write static low-bit products. most_bits: of weights that are taken."""
+
+    most_bits: int = 4
+
+    tolerance = 1e-4  # of float sums against integer ones
+
+    def changes(self, model: ir.Model) -> Iterator[Change]:
+        for graph in bodies(model):
+            for node in list(graph):
+                weight = right_factor(node)
+                if weight is None or weight.dtype.bitwidth > self.most_bits:
+                    continue
+                grid = _grid(node.inputs[0])
+                bias = bias_of(node, weight.codes.shape[1])
+                if grid is None or bias is None or node.inputs[0].dtype != ir.DataType.FLOAT:
+                    continue
+                yield _multiply(model, node, weight, bias, grid)
+
+
+def _grid(value: ir.Value) -> static_product.StaticGrid | None:
+    """The grid of a value that comes from per-tensor Q/DQ of uint8 codes; None for any other."""
+    dequantize = value.producer()
+    if not is_op(dequantize, "DequantizeLinear") or not is_op(dequantize.inputs[0].producer(), "QuantizeLinear"):
+        return None
+    quantize = dequantize.inputs[0].producer()
+    scale, given = scalar(quantize.inputs[1]), quantize.inputs[2] if len(quantize.inputs) > 2 else None
+    same = all(a is b for a, b in zip(quantize.inputs[1:], dequantize.inputs[1:], strict=True))
+    if scale is None or not same or dequantize.inputs[0].dtype != ir.DataType.UINT8:
+        return None
+    zero_point = 0 if given is None else int(array(given))
+    low, high = 0, 255
+    clip = quantize.inputs[0].producer()
+    if is_op(clip, "Clip") and all(is_constant(bound) for bound in clip.inputs[1:]) and len(clip.inputs) == 3:
+        low, high = (round(scalar(bound) / scale) + zero_point for bound in clip.inputs[1:])
+    low, high = max(low, 0), min(high, 255)
+    return static_product.StaticGrid(scale, zero_point, low, high) if low < high else None
+
+
+def _multiply(
+    model: ir.Model, node: ir.Node, weight: StoredWeight, bias: np.ndarray, grid: static_product.StaticGrid
+) -> Change:
+    dequantize, stored = node.inputs[0].producer(), node.inputs[1].producer()
+    quantize = dequantize.inputs[0].producer()
+    alone = only_use(node.inputs[0]) and only_use(dequantize.inputs[0])
+    last, bias = _with_bias(node, bias)
+    operator = static_product.STATIC if alone else static_product.QUANTIZED
+    x = dequantize.inputs[0]
+    if alone:
+        clip = quantize.inputs[0].producer()
+        x = clip.inputs[0] if is_op(clip, "Clip") and (grid.minimum, grid.maximum) != (0, 255) else quantize.inputs[0]
+    packed = _packed(weight)
+    name = node.name or node.outputs[0].name
+    arrays = static_product.inputs_of(packed, grid, bias if bias.size else None)
+    operands = [x, *(initializer(node.graph, f"{name}/{key}", data) for key, data in arrays.items())]
+    attributes = static_product.attributes_of(packed, grid if alone else None)
+    new = ops.node(operator, operands, node_name=name, **attributes)
+    node.graph.insert_before(last, new)
+    new.meta.update(node.meta)
+    new.metadata_props.update(node.metadata_props)
+    replace(last.outputs[0], new.outputs[0])
+    remove_unused([last, node, dequantize, stored])
+    ops.add_to_model(model, operator)
+    return Change(name, f"{operator}, {weight.dtype.bitwidth}-bit weight, {grid.maximum - grid.minimum + 1} levels")
+
+
+def _with_bias(node: ir.Node, bias: np.ndarray) -> tuple[ir.Node, np.ndarray]:
+    """The last node of product and bias, and the bias: its own, or that of the only Add behind it."""
+    output = node.outputs[0]
+    if bias.size or not only_use(output):
+        return node, bias.astype(np.float32)
+    use = next(iter(output.uses()))
+    other = use.node.inputs[1 - use.idx] if is_op(use.node, "Add") and use.node.graph is node.graph else None
+    data = array(other)
+    if data is None or data.ndim < 1 or data.size != data.shape[-1] or data.ndim > len(output.shape or ()):
+        return node, bias
+    width = array(node.inputs[1].producer().inputs[0]).shape[-1]
+    return (use.node, data.reshape(-1).astype(np.float32)) if data.size == width else (node, bias)
+
+
+def _packed(weight: StoredWeight) -> LowBitWeight:
+    """The weight as the operators store it."""
+    bits = weight.dtype.bitwidth
+    shift = 2 ** (bits - 1) if weight.dtype.is_signed() else 0
+    zero_point = weight.zero_point.T + shift
+    if (zero_point == zero_point.flat[0]).all():
+        zero_point = zero_point.flat[0]
+    return LowBitWeight(
+        codes=(weight.codes + shift).T,
+        scale=np.ascontiguousarray(weight.scale.T).astype(np.float32),
+        zero_point=np.asarray(zero_point, np.uint8),
+        block=weight.block or len(weight.codes),
+        levels=2**bits,
+    )
