@@ -22,19 +22,24 @@ _RECOVERY = 6.0  # dB by which a reader's output must be better than the tensor
 
 
 def direct_and_affine(right: np.ndarray, found: np.ndarray) -> tuple[float, float]:
-    """SQNR in dB of `found` as it is, and after the best gain and offset for each channel (last axis, or axis 1)."""
+    """SQNR in dB of `found` as it is, and after the best gain and offset for each channel.
+
+    Channels lie on the last axis or on axis 1; of tensors that are split into heads, on axis 1 and one of the last two.
+    """
     difference = Difference()
     difference.add(right, found)
     direct = difference.figures.sqnr_db
     if not direct < _FAR or right.ndim < 2:
         return direct, direct
-    axes = {right.ndim - 1, 1}
+    axes = {(right.ndim - 1,), (1,), *(((1, 2), (1, 3)) if right.ndim == 4 else ())}
     return direct, max(_affine(right, found, axis) for axis in axes)
 
 
-def _affine(right: np.ndarray, found: np.ndarray, axis: int) -> float:
+def _affine(right: np.ndarray, found: np.ndarray, axes: tuple[int, ...]) -> float:
     """Least squares of `right` on `found`, channel by channel; SQNR in dB of what remains."""
-    r, s = (np.moveaxis(x, axis, -1).reshape(-1, x.shape[axis]).astype(np.float64) for x in (right, found))
+    ends = tuple(range(-len(axes), 0))
+    count = math.prod(right.shape[axis] for axis in axes)
+    r, s = (np.moveaxis(x, axes, ends).reshape(-1, count).astype(np.float64) for x in (right, found))
     if r.shape[0] < 8:  # a line through so few points explains anything
         return -math.inf
     centred_r, centred_s = r - r.mean(0), s - s.mean(0)

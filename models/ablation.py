@@ -1,0 +1,115 @@
+"""What each step of the vision-transformer recipes is worth on the real ViT-S, and what the recipes reach together.
+
+    python -m models.ablation [--latency]        writes models/results/vit-low-bit.{md,json}
+
+Rows of the first table are the recipes and their variants of Q/DQ alone; those of the second are `vit-w6a6` with one
+thing changed. Conversions see 32 crops of the split "calibration-wide"; scores are those of models/evaluate.py on the
+evaluation photos. Latencies are medians of runs taken in turns with the float model, in one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from models import evaluate, photos, real
+from qonnx.conversion import convert
+from qonnx.model import save
+
+SAMPLES = 32
+_QDQ = '[options.assign]\nprobabilities = "quantize"'
+# Row -> (recipe that it starts from, lines of TOML that change it).
+RECIPES: dict[str, tuple[str, str]] = {
+    "vit-w8a8": ("vit-w8a8", ""),
+    "vit-w8a8, Q/DQ only": ("vit-w8a8", _QDQ),
+    "vit-w6a6": ("vit-w6a6", ""),
+    "vit-w6a6, Q/DQ only": ("vit-w6a6", _QDQ),
+    "vit-w4a8": ("vit-w4a8", ""),
+    "vit-w4a4": ("vit-w4a4", ""),
+    "vit-w4a4, Q/DQ only": ("vit-w4a4", _QDQ),
+}
+STEPS: dict[str, tuple[str, str]] = {
+    "everything (vit-w6a6)": ("vit-w6a6", ""),
+    "norms not folded": ("vit-w6a6", "[options.reparameterize]\nstrength = 0.0"),
+    "norms folded at full strength": ("vit-w6a6", "[options.reparameterize]\nstrength = 1.0"),
+    "values not evened out": ("vit-w6a6", "[options.reparameterize_attention]\nstrength = 0.0"),
+    "GELU not scaled": ("vit-w6a6", "[options.reparameterize_inputs]\nstrength = 0.0"),
+    "GELU scaled with shifts": ("vit-w6a6", "[options.reparameterize_inputs]\nshifts = true"),
+    "uniform probabilities": ("vit-w6a6", _QDQ),
+    "probabilities in float": ("vit-w6a6", '[options.assign]\nprobabilities = "float"'),
+    "base 2 instead of 2^(1/4)": ("vit-w6a6", "[options.assign]\nlog_codes_per_octave = 1.0"),
+    "ranges x 1.2": ("vit-w6a6", "[options.assign]\nheadroom = 1.2"),
+    "weights rounded to nearest": ("vit-w6a6", '[options.solve_weights]\nsolver = "nearest"'),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One conversion: seconds without the check at its end, file size in MB, feature SQNR in dB, IoU of the map, and
+    the median latency as a share of the float model's (0 if it was not taken)."""
+
+    name: str
+    seconds: float
+    file_mb: float
+    feature_db: float
+    iou: float
+    latency: float = 0.0
+
+
+def row(name: str, base: str, change: str, data: pathlib.Path, folder: pathlib.Path, timed: bool) -> Row:
+    recipe, output = folder / "changed.toml", folder / f"{name.replace(' ', '-').replace('/', '')}.onnx"
+    recipe.write_text(f'extends = "{base}"\n{change}\n', encoding="utf-8")
+    model = real.path("vit-s")
+    started = time.perf_counter()
+    save(convert(str(model), data=str(data), recipe=str(recipe)).model, output, force=True)
+    seconds = time.perf_counter() - started
+    scores = evaluate.vit_s(output)
+    share = evaluate.turns("vit-s", output)["latency_ratio"] if timed else 0.0
+    size = output.stat().st_size / 1e6
+    return Row(name, seconds, size, scores["feature_sqnr_db"], scores["iou"], share)
+
+
+def markdown(title: str, rows: list[Row]) -> str:
+    head = "| | feature SQNR dB | IoU | MB | seconds | latency to float |\n|---|---|---|---|---|---|"
+    lines = [
+        f"| {r.name} | {r.feature_db:.1f} | {r.iou:.3f} | {r.file_mb:.1f} | {r.seconds:.0f} | "
+        f"{f'{r.latency:.2f}' if r.latency else ''} |"
+        for r in rows
+    ]
+    return "\n".join([f"## {title}", "", head, *lines, ""])
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m models.ablation", description=__doc__.splitlines()[0])
+    parser.add_argument("--latency", action="store_true", help="time every row of the first table")
+    parser.add_argument("--only", default="", help="rows whose name contains this")
+    given = parser.parse_args(arguments)
+    tables: dict[str, list[Row]] = {"Recipes": [], "One thing changed": []}
+    with tempfile.TemporaryDirectory() as folder:
+        data = pathlib.Path(folder) / "calibration.npz"
+        np.savez(data, **{real.REAL["vit-s"].input_name: np.concatenate(photos.crops("calibration-wide", SAMPLES))})
+        for title, rows in (("Recipes", RECIPES), ("One thing changed", STEPS)):
+            for name, (base, change) in rows.items():
+                if given.only in name:
+                    timed = given.latency and title == "Recipes"
+                    tables[title].append(row(name, base, change, data, pathlib.Path(folder), timed))
+                    print(tables[title][-1], flush=True)
+    if not given.only:
+        text = "# Vision transformers below and at 8 bits\n\n" + __doc__.split("\n\n", 2)[2] + "\n"
+        text += "\n".join(markdown(title, rows) for title, rows in tables.items())
+        results = pathlib.Path(__file__).resolve().parent / "results"
+        (results / "vit-low-bit.md").write_text(text, encoding="utf-8")
+        plain = {title: [asdict(r) for r in rows] for title, rows in tables.items()}
+        (results / "vit-low-bit.json").write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
