@@ -1,5 +1,6 @@
 """PASSES: every pass by name, in the order in which recipes use them."""
 
+from qonnx.passes.allocate import Allocate
 from qonnx.passes.assign import Assign
 from qonnx.passes.assign_codebooks import AssignCodebooks
 from qonnx.passes.assign_weights import AssignWeights
@@ -20,6 +21,7 @@ from qonnx.passes.lower_static import LowerStatic
 from qonnx.passes.observe import Observe
 from qonnx.passes.patches_to_matmul import PatchesToMatMul
 from qonnx.passes.place_codebooks import PlaceCodebooks
+from qonnx.passes.place_low_bit import PlaceLowBit
 from qonnx.passes.place_qdq import PlaceQDQ
 from qonnx.passes.protect import Protect
 from qonnx.passes.recognise_activations import RecogniseActivations
@@ -58,11 +60,13 @@ PASSES: dict[str, type[Pass]] = {
     "assign": Assign,
     "assign_codebooks": AssignCodebooks,
     "assign_weights": AssignWeights,
+    "allocate": Allocate,
     "solve_weights": SolveWeights,
     "solve_in_turn": SolveInTurn,
     "correct_bias": CorrectBias,
     "protect": Protect,
     "place_codebooks": PlaceCodebooks,
+    "place_low_bit": PlaceLowBit,
     "place_qdq": PlaceQDQ,
     "lower_dynamic": LowerDynamic,
     "lower_static": LowerStatic,

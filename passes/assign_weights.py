@@ -26,11 +26,13 @@ import onnx_ir as ir
 
 from qonnx.cpu import has_vnni
 from qonnx.errors import QonnxError
-from qonnx.formats import FORMATS, IntFormat
+from qonnx.formats import FORMATS, TABLES, IntFormat, TableFormat
 from qonnx.notes import note, skip
+from qonnx.options import nearest
 from qonnx.passes.base import Change, Pass
-from qonnx.passes.rewire import array, bodies, integer, is_constant, is_op
+from qonnx.passes.rewire import array, bodies, integer, is_constant, is_op, rank
 from qonnx.passes.solve_weights import layout_of
+from qonnx.passes.stored_weights import bias_of
 from qonnx.plan import Plan
 from qonnx.targets import Target
 
@@ -38,7 +40,7 @@ OURS = "ai.qonnx"  # functions of this domain are specifications of our operator
 PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _BLOCKS = {8: 0, 6: 32, 5: 32, 4: 32, 3: 32, 2: 16}  # block by number of bits; 0: one scale a channel
-_STORED = {8: 8, 6: 8, 5: 8, 4: 4, 3: 4, 2: 2}  # bits of the ONNX type that holds them, until `lower` packs them
+STORED = {8: 8, 6: 8, 5: 8, 4: 4, 3: 4, 2: 2}  # bits of the ONNX type that holds them, until `lower` packs them
 _OPSETS = {8: 13, 4: 21, 2: 25}  # the first that has the type, by its number of bits
 _BLOCK_OPSET, _HALF_OPSET = 21, 19  # block_size; scales of 16-bit floats
 _WORTH = 1024  # bytes that a weight must save: three tensors and a node cost about 300 in the file, and a kernel call
@@ -53,7 +55,8 @@ class AssignWeights(Pass):
     bits: of the codes. block: entries of the input axis that share a scale; None takes the usual one of `bits`.
     symmetric: zero point 0; None: at 8 bits as the target says, below only where the target demands it. granularity:
     None: "block" if there is a block, else "channel". activations: "dynamic" prepares for `lower_dynamic`, whose
-    integer products saturate without VNNI unless weights have 7 bits.
+    integer products saturate without VNNI unless weights have 7 bits. table: key of TABLES, for matrices in place of
+    integers (`place_low_bit` must follow); `bits` then speak of everything else.
     Raises QonnxError when the target or the model's opset cannot hold such weights.
     """
 
@@ -64,10 +67,13 @@ class AssignWeights(Pass):
     symmetric: bool | None = None
     granularity: Literal["tensor", "channel", "block"] | None = None
     activations: Literal["float", "dynamic"] = "float"
+    table: str | None = None
 
     tolerance = 0.0
 
     def __post_init__(self):
+        if self.table is not None and self.table not in TABLES:
+            raise QonnxError(f"there is no table format '{self.table}'; {nearest(self.table, TABLES)}")
         usual = self.target.weight_only
         if str(self.bits) not in usual:
             raise QonnxError(
@@ -131,7 +137,7 @@ class AssignWeights(Pass):
             return "not-finite", weight.name or ""
         return "", ""
 
-    def _format(self, node: ir.Node) -> IntFormat:
+    def _format(self, node: ir.Node) -> IntFormat | TableFormat:
         """Cases 2 to 4."""
         shape = node.inputs[0 if node.op_type == "Gather" else 1].shape.numpy()
         byte = self._byte("channel")
@@ -142,6 +148,8 @@ class AssignWeights(Pass):
             return dataclasses.replace(byte, granularity="tensor")
         if self.bits < 8 and node.op_type == "Gather" and self.target.tables == "rows":
             return byte
+        if self.table is not None and _plain_product(node):
+            return self._table()
         if main.granularity == "block" and node.op_type in ("Conv", "ConvTranspose"):
             groups = integer(node, "group", 1)
             inputs = shape[1] if node.op_type == "Conv" else shape[0] // groups
@@ -149,6 +157,13 @@ class AssignWeights(Pass):
             if inputs % main.block and (not pointwise or inputs < main.block):
                 return byte
         return main
+
+    def _table(self) -> TableFormat:
+        """The table format, with the user's block or granularity where there is a wish."""
+        chosen, granularity = TABLES[self.table], self.granularity or "block"
+        return dataclasses.replace(
+            chosen, granularity=granularity, block=(self.block or chosen.block) if granularity == "block" else 0
+        )
 
     def _main(self) -> IntFormat:
         """The format that the options ask for."""
@@ -162,10 +177,10 @@ class AssignWeights(Pass):
             types = self.target.weight_types
             symmetric = self.symmetric
             if symmetric is None:
-                symmetric = f"u{_STORED[self.bits]}" not in types or bool(
+                symmetric = f"u{STORED[self.bits]}" not in types or bool(
                     _NO_ZERO_POINT.intersection(self.target.forbid)
                 )
-            stored = _STORED[self.bits]
+            stored = STORED[self.bits]
             plain = FORMATS[f"{'s' if symmetric else 'u'}{stored}"]
             if stored != self.bits:
                 plain = dataclasses.replace(plain, levels=2**self.bits)
@@ -210,6 +225,13 @@ def _eligible(node: ir.Node) -> bool:
         tensor = ir.convenience.get_const_tensor(table)
         return tensor.dtype.is_floating_point() and len(tensor.shape) > 1
     return is_op(node, *PRODUCTS) and len(node.inputs) > 1
+
+
+def _plain_product(node: ir.Node) -> bool:
+    """Whether MatMulLowBit can stand in for the node."""
+    if is_op(node, "Gemm"):
+        return bias_of(node, layout_of(node).to_rows(array(node.inputs[1])).shape[1]) is not None
+    return is_op(node, "MatMul") and rank(node.inputs[0]) != 1
 
 
 def _too_small(node: ir.Node, plan: Plan) -> str:

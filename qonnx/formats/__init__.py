@@ -1,6 +1,7 @@
-"""FORMATS: every number type by name. Granularity is chosen with `dataclasses.replace`."""
+"""FORMATS: uniform number types by name; TABLES: grids of other levels. Granularity: `dataclasses.replace`."""
 
 from qonnx.formats.integers import GRANULARITIES, IntFormat
+from qonnx.formats.tables import TABLES, TableFormat
 from qonnx.formats.tensor import QuantizedTensor
 
 FORMATS: dict[str, IntFormat] = {
@@ -15,4 +16,4 @@ FORMATS: dict[str, IntFormat] = {
     "s32": IntFormat(32, signed=True, symmetric=True),
 }
 
-__all__ = ["FORMATS", "GRANULARITIES", "IntFormat", "QuantizedTensor"]
+__all__ = ["FORMATS", "GRANULARITIES", "TABLES", "IntFormat", "QuantizedTensor", "TableFormat"]

@@ -1,0 +1,93 @@
+"""The pass that allocates bits: sensitive layers get more, budgets hold, what the target lacks is not chosen."""
+
+import dataclasses
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from models.tiny import build
+from qonnx import runtime
+from qonnx.errors import QonnxError
+from qonnx.notes import note, warnings
+from qonnx.passes.allocate import Allocate
+from qonnx.passes.assign_weights import AssignWeights
+from qonnx.recipe import recipe
+from qonnx.targets import TARGETS, target
+
+NET = """<ir_version: 13, opset_import: ["": 25]> g (float[N,64] x, float[64,96] w1, float[64,96] w2, float[96,32] w3)
+    => (float[N,32] y) { a = MatMul(x, w1)  b = MatMul(x, w2)  quiet = Constant<value_float = 0.001>()
+    c = Mul(b, quiet)  d = Add(a, c)  e = Relu(d)
+    y = MatMul(e, w3) }"""
+
+
+def net() -> ir.Model:
+    """Two layers in parallel, of which the second counts a thousandth."""
+    return build(NET)
+
+
+def data(seed: int = 0) -> list[dict]:
+    generator = np.random.default_rng(seed)
+    return [{"x": generator.normal(size=(20, 64)).astype(np.float32)} for _ in range(4)]
+
+
+def allocated(**options) -> tuple[ir.Model, dict[str, str]]:
+    model = net()
+    AssignWeights(TARGETS["ort-cpu"], bits=4)(model)
+    Allocate(data(), options.pop("target", TARGETS["ort-cpu"]), **options)(model)
+    return model, {n.inputs[1].name: note(n).plan.weight.name for n in model.graph if note(n).plan is not None}
+
+
+def bits(name: str) -> int:
+    """Bits of "u4/8.block32"."""
+    number = name.split(".")[0]
+    return (int(number.split("/")[1]) - 1).bit_length() if "/" in number else int(number[1:])
+
+
+def test_what_counts_gets_more_bits():
+    model, formats = allocated(average=6.0)
+    assert bits(formats["w1"]) > bits(formats["w2"]) and bits(formats["w3"]) > bits(formats["w2"])
+    assert any("predicted" in sentence for sentence in warnings(model))
+
+
+@pytest.mark.parametrize("average", [4.0, 5.0, 6.5, 9.5])
+def test_the_average_holds(average):
+    _, formats = allocated(average=average)
+    counts = {"w1": 64 * 96, "w2": 64 * 96, "w3": 96 * 32}
+    used = sum(counts[name] * (bits(formats[name]) + 1) for name in counts)  # a float scale for 32 weights is a bit
+    assert used <= average * sum(counts.values())
+
+
+def test_a_second_application_changes_nothing():
+    model, _ = allocated(average=5.5)
+    assert not Allocate(data(), TARGETS["ort-cpu"], average=5.5)(model).changes
+
+
+def test_only_what_the_target_takes():
+    few = dataclasses.replace(TARGETS["ort-cpu"], weight_only={"8": "dq", "4": "dq"})
+    _, formats = allocated(target=few, average=7.0)
+    assert {bits(name) for name in formats.values()} <= {4, 8}
+
+
+def test_a_budget_that_is_too_small_is_said():
+    with pytest.raises((QonnxError, ir.passes.PassError)) as caught:
+        allocated(size=1000)
+    assert "smallest formats take" in str(caught.value) + str(caught.value.__cause__)
+    with pytest.raises(QonnxError, match="7 bits are no choice"):
+        Allocate(None, TARGETS["ort-cpu"], bits=(4, 7))
+
+
+def test_the_recipe_runs_and_beats_one_format_for_all():
+    feeds, new = data(), data(1)
+    want = [runtime.session(net(), threads=1).run(None, feed)[0] for feed in new]
+
+    def noise(name: str, **options) -> float:
+        model, chosen = net(), recipe(name)
+        for step in chosen.steps:
+            step.options.update(options.get(step.name, {}))
+        chosen.run(model, target=target("ort-cpu"), data=feeds)
+        session = runtime.session(model, optimization="none", threads=1)
+        return float(sum(np.square(session.run(None, f)[0] - w).sum() for f, w in zip(new, want, strict=True)))
+
+    uniform = noise("weight-int4-calibrated", assign_weights={"block": 32})
+    assert noise("weight-mixed-calibrated", allocate={"average": 5.3}) < uniform
