@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
 import onnx_ir as ir
 
-from qonnx.formats import FORMATS, IntFormat, QuantizedTensor
+from qonnx.formats import IntFormat, QuantizedTensor
 from qonnx.notes import note
 from qonnx.passes.base import Change
+from qonnx.passes.bias_codes import bias_codes, with_room
 from qonnx.passes.label import MOVES
 from qonnx.passes.rewire import array, bodies, drop_initializer, is_constant, is_op, remove_unused
 from qonnx.plan import Encoding, Plan, encoding
@@ -115,8 +115,11 @@ class QDQWriter:
         return output
 
     def weight(self, node: ir.Node, plan: Plan) -> None:
-        """Replace the node's float weight by DequantizeLinear over its codes."""
+        """Replace the node's float weight by DequantizeLinear over its codes, and leave room for its integer bias."""
         value = node.inputs[plan.weight_index]
+        if plan.bias and len(node.inputs) > 2 and node.inputs[2] is not None:
+            grid = self.grids[id(node.inputs[0])]
+            note(node).solved = with_room(note(node).solved, array(node.inputs[2]), grid.scale)
         node.replace_input_with(plan.weight_index, self._dequantized(value, note(node).solved, node))
         self.discard(value)
 
@@ -170,15 +173,7 @@ class QDQWriter:
             )
             node.resize_inputs(3)
             node.replace_input_with(2, value)
-        scale = np.asarray(weight_scale, np.float32) * np.float32(grid.scale)
-        if scale.ndim:  # groups of a ConvTranspose share the scales of their channels
-            scale = np.tile(scale, array(value).shape[0] // scale.shape[0])
-        bias = np.asarray(array(value), np.float64)
-        limit = 2**31 - 1
-        codes = np.clip(np.rint(bias / scale.astype(np.float64)), -limit, limit).astype(np.int32)
-        stored = QuantizedTensor(FORMATS["s32"], codes, scale, np.zeros(scale.shape, np.int32), 0)
-        if scale.ndim:
-            stored = dataclasses.replace(stored, format=dataclasses.replace(stored.format, granularity="channel"))
+        stored = bias_codes(array(value), weight_scale, grid.scale)
         node.replace_input_with(2, self._dequantized(value, stored, node))
         self.discard(value)
 

@@ -10,8 +10,10 @@ import pytest
 
 from models.tiny import inputs
 from models.tiny_texts import TEXTS
+from qonnx.formats import FORMATS, QuantizedTensor
 from qonnx.linter import lint
 from qonnx.notes import note
+from qonnx.passes.bias_codes import with_room
 from qonnx.passes.place_qdq import PlaceQDQ
 from qonnx.passes.protect import widen
 from qonnx.passes.solve_weights import SolveWeights
@@ -159,6 +161,43 @@ def test_groups_of_a_transposed_convolution_share_scales_that_its_bias_repeats()
     weight, bias = (node_of(model, "y_float").inputs[i].producer().inputs[1].const_value.numpy() for i in (1, 2))
     assert (weight.shape, bias.shape) == ((3,), (6,))
     np.testing.assert_array_equal(bias[:3], bias[3:])
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("operator", ["Conv", "ConvTranspose"])
+def test_a_dead_channel_keeps_its_bias_and_room_for_the_products(operator, per_channel):
+    """Weights that all but vanish make a grid of products on which a bias of 3 has no int32 code."""
+    model = spelt(f"""{HEAD} g (float[B,4,6,6] x, float[4,2,3,3] w, float[4] b) => (float[B,4,H,W] y) {{
+        y = {operator}<group: int = 2>(x, w, b)
+    }}""")
+    weight, bias = (model.graph.initializers[name] for name in ("w", "b"))
+    w = weight.const_value.numpy().copy()
+    channel = (1,) if operator == "Conv" else (slice(None), 1)
+    w[channel if per_channel else ...] *= 1e-9
+    weight.const_value = ir.tensor(w, name="w")
+    bias.const_value = ir.tensor(np.array([0.5, 3.0, -0.25, -3.0], np.float32), name="b")
+    expected = run(model)[0]
+    model = placed(model, "ort-cpu" if operator == "Conv" else "qnn", Settings(per_channel=per_channel))
+    (unit,) = (node for node in model.graph if node.op_type == operator)
+    scale, codes = (unit.inputs[2].producer().inputs[i].const_value.numpy() for i in (1, 0))
+    assert 2**29 < np.abs(codes.astype(np.int64)).max() < 2**30
+    np.testing.assert_allclose(codes * scale.astype(np.float64), [0.5, 3, -0.25, -3], atol=scale.max())
+    step = grid(node_of(model, "y"))[0]
+    for optimization in ("none", "all"):
+        found = run(model, optimization=optimization)[0]
+        assert np.abs(found - expected).max() <= (0.6 * step if not per_channel else 4 * step)
+
+
+def test_weights_whose_biases_fit_stay_the_same_object():
+    format = dataclasses.replace(FORMATS["s8"], granularity="channel")
+    scale = np.array([1e-3, 2e-3], np.float32)
+    weight = QuantizedTensor(format, np.array([[1, 2], [3, 4]]), scale, np.zeros(2, np.int64), 0)
+    assert with_room(weight, np.array([5.0, -5.0]), 0.1) is weight
+    assert with_room(weight, np.zeros(0), 0.1) is weight
+    wide = with_room(weight, np.array([5.0, -1e6]), 1e-2)
+    assert (wide.scale[0], wide.codes[0].tolist()) == (scale[0], [1, 2])
+    np.testing.assert_allclose(wide.decode()[1], weight.decode()[1], atol=wide.scale[1] / 2)
+    assert 0.99 * 2**30 < 1e6 / (wide.scale[1] * 1e-2) < 2**30
 
 
 def test_fewer_levels_than_the_type_has_are_clipped_to_before_rounding():
