@@ -147,7 +147,7 @@ QONNX_DEVICE void multiply_bfloat16(float (&d)[4], const uint32_t (&a)[4], uint3
   const uint32_t b[2] = {b0, b1};
 #pragma unroll
   for (int half = 0; half < 2; ++half)
-#pragma unroll
+#pragma unroll 1  // in one go the shuffles of all products come first and spill
     for (int quad = 0; quad < 4; ++quad) {
       const uint32_t upper = shuffle(a[2 * half], row + quad), lower = shuffle(a[2 * half + 1], row + quad);
       const uint32_t left = shuffle(b[half], column + quad), right = shuffle(b[half], column + 4 + quad);
