@@ -2,9 +2,9 @@
 
     python -m models.ablation [--latency]        writes models/results/vit-low-bit.{md,json}
 
-Rows of the first table are the recipes and their variants of Q/DQ alone; those of the second are `vit-w6a6` with one
-thing changed. Conversions see 32 crops of the split "calibration-wide"; scores are those of models/evaluate.py on the
-evaluation photos. Latencies are medians of runs taken in turns with the float model, in one process.
+Rows of the first table are the recipes and their variants of Q/DQ alone; those of the second are `vit-w6a6` with
+weights rounded to nearest and one more thing changed. Conversions see 32 crops of the split "calibration-wide"; scores
+are those of models/evaluate.py on the evaluation photos. Latencies are medians of runs in turns with the float model.
 """
 
 from __future__ import annotations
@@ -35,19 +35,24 @@ RECIPES: dict[str, tuple[str, str]] = {
     "vit-w4a4": ("vit-w4a4", ""),
     "vit-w4a4, Q/DQ only": ("vit-w4a4", _QDQ),
 }
-STEPS: dict[str, tuple[str, str]] = {
-    "everything (vit-w6a6)": ("vit-w6a6", ""),
-    "norms not folded": ("vit-w6a6", "[options.reparameterize]\nstrength = 0.0"),
-    "norms folded at full strength": ("vit-w6a6", "[options.reparameterize]\nstrength = 1.0"),
-    "values not evened out": ("vit-w6a6", "[options.reparameterize_attention]\nstrength = 0.0"),
-    "GELU not scaled": ("vit-w6a6", "[options.reparameterize_inputs]\nstrength = 0.0"),
-    "GELU scaled with shifts": ("vit-w6a6", "[options.reparameterize_inputs]\nshifts = true"),
-    "uniform probabilities": ("vit-w6a6", _QDQ),
-    "probabilities in float": ("vit-w6a6", '[options.assign]\nprobabilities = "float"'),
-    "base 2 instead of 2^(1/4)": ("vit-w6a6", "[options.assign]\nlog_codes_per_octave = 1.0"),
-    "ranges x 1.2": ("vit-w6a6", "[options.assign]\nheadroom = 1.2"),
-    "weights rounded to nearest": ("vit-w6a6", '[options.solve_weights]\nsolver = "nearest"'),
+_NEAREST = '[options.observe]\ngram = false\n[options.solve_weights]\nsolver = "nearest"\n'
+_CHANGES = {
+    "everything but GPTQ": "",
+    "norms not folded": "[options.reparameterize]\nstrength = 0.0",
+    "norms folded at full strength": "[options.reparameterize]\nstrength = 1.0",
+    "values not evened out": "[options.reparameterize_attention]\nstrength = 0.0",
+    "GELU not scaled": "[options.reparameterize_inputs]\nstrength = 0.0",
+    "GELU scaled with shifts": "[options.reparameterize_inputs]\nshifts = true",
+    "uniform probabilities": _QDQ,
+    "probabilities in float": '[options.assign]\nprobabilities = "float"',
+    "base 2 instead of 2^(1/4)": "[options.assign]\nlog_codes_per_octave = 1.0",
+    "ranges × 1.2": "[options.assign]\nheadroom = 1.2",
 }
+STEPS: dict[str, tuple[str, str]] = {name: ("vit-w6a6", _NEAREST + change) for name, change in _CHANGES.items()}
+
+
+TABLES = {"Recipes": RECIPES, "One thing changed": STEPS}
+RESULTS = pathlib.Path(__file__).resolve().parent / "results" / "vit-low-bit"
 
 
 @dataclass(frozen=True)
@@ -89,25 +94,24 @@ def markdown(title: str, rows: list[Row]) -> str:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m models.ablation", description=__doc__.splitlines()[0])
     parser.add_argument("--latency", action="store_true", help="time every row of the first table")
-    parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--only", default="", help="one row or table, the rest as it was measured before")
     given = parser.parse_args(arguments)
-    tables: dict[str, list[Row]] = {"Recipes": [], "One thing changed": []}
+    kept = json.loads(RESULTS.with_suffix(".json").read_text(encoding="utf-8")) if given.only else {}
     with tempfile.TemporaryDirectory() as folder:
         data = pathlib.Path(folder) / "calibration.npz"
         np.savez(data, **{real.REAL["vit-s"].input_name: np.concatenate(photos.crops("calibration-wide", SAMPLES))})
-        for title, rows in (("Recipes", RECIPES), ("One thing changed", STEPS)):
+        for title, rows in TABLES.items():
+            found = {one["name"]: Row(**one) for one in kept.get(title, ())}
             for name, (base, change) in rows.items():
-                if given.only in name:
-                    timed = given.latency and title == "Recipes"
-                    tables[title].append(row(name, base, change, data, pathlib.Path(folder), timed))
-                    print(tables[title][-1], flush=True)
-    if not given.only:
-        text = "# Vision transformers below and at 8 bits\n\n" + __doc__.split("\n\n", 2)[2] + "\n"
-        text += "\n".join(markdown(title, rows) for title, rows in tables.items())
-        results = pathlib.Path(__file__).resolve().parent / "results"
-        (results / "vit-low-bit.md").write_text(text, encoding="utf-8")
-        plain = {title: [asdict(r) for r in rows] for title, rows in tables.items()}
-        (results / "vit-low-bit.json").write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+                if given.only in (title, name, ""):
+                    timed = given.latency and rows is RECIPES
+                    found[name] = row(name, base, change, data, pathlib.Path(folder), timed)
+                    print(found[name], flush=True)
+            kept[title] = [asdict(found[name]) for name in rows if name in found]
+    text = "# Vision transformers below and at 8 bits\n\n" + __doc__.split("\n\n", 2)[2] + "\n"
+    text += "\n".join(markdown(title, [Row(**one) for one in rows]) for title, rows in kept.items())
+    RESULTS.with_suffix(".md").write_text(text, encoding="utf-8")
+    RESULTS.with_suffix(".json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
