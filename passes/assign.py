@@ -29,6 +29,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qonnx.cpu import has_vnni
+from qonnx.custom_ops.log_attention import weight_table
 from qonnx.errors import QonnxError
 from qonnx.formats import FORMATS, IntFormat
 from qonnx.notes import note, skip
@@ -86,6 +87,10 @@ class Assign(Pass):
                     f"target '{self.target.name}' takes {what} of type {', '.join(taken)}, not {chosen}; "
                     "choose another recipe or target"
                 )
+        if self.probabilities == "log":
+            remedy = 'give probabilities = "quantize" or "float" to \'assign\' in a recipe, or choose another target'
+            self.target.demand_library("attention on logarithmic codes", remedy)
+            weight_table(self.log_levels, self.log_codes_per_octave)  # says what is wrong with the two
 
     def changes(self, model: ir.Model) -> Iterator[Change]:
         for graph in model.graphs():
@@ -243,8 +248,9 @@ class Assign(Pass):
         weight = self._weight() if constant else None
         if constant and inner:
             chosen = FORMATS[self.inner_weight] if self.inner_weight else weight
+            levels = weight.levels if chosen.bits == weight.bits else 0  # a reduced range is one of bytes
             weight = dataclasses.replace(
-                weight, bits=chosen.bits, signed=chosen.signed, levels=self.inner_weight_levels or weight.levels
+                weight, bits=chosen.bits, signed=chosen.signed, levels=self.inner_weight_levels or levels
             )
         if constant and node.op_type == "MatMul" and len(node.inputs[1].shape) != 2 and weight.granularity == "channel":
             weight = dataclasses.replace(weight, granularity="tensor")  # a stack of matrices has no one channel axis

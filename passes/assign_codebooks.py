@@ -25,6 +25,7 @@ from qonnx.passes.rewire import array, bodies, dims_of, integer, is_constant, is
 from qonnx.passes.solve_weights import layout_of
 from qonnx.passes.stored_weights import bias_of
 from qonnx.plan import Plan
+from qonnx.targets import Target
 
 
 @dataclasses.dataclass
@@ -33,6 +34,7 @@ class AssignCodebooks(Pass):
     is left to other passes. tables: whether embedding tables (Gather) take part.
     """
 
+    target: Target | None = None
     settings: Any = None
     format: str = "2x8v8"
     most: float = 6.0
@@ -43,6 +45,8 @@ class AssignCodebooks(Pass):
     def __post_init__(self):
         if self.format not in CODEBOOKS:
             raise QonnxError(f"unknown code-book format '{self.format}'; {nearest(self.format, CODEBOOKS)}")
+        if self.target is not None:
+            self.target.demand_library("a product with code books", "choose a weight-int recipe or another target")
 
     def changes(self, model: ir.Model) -> Iterator[Change]:
         format = CODEBOOKS[self.format]

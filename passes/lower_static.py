@@ -22,17 +22,21 @@ from qonnx.custom_ops.lowbit import LowBitWeight
 from qonnx.passes.base import Change, Pass
 from qonnx.passes.rewire import array, bodies, initializer, is_constant, is_op, only_use, remove_unused, replace, scalar
 from qonnx.passes.stored_weights import StoredWeight, bias_of, right_factor
+from qonnx.targets import Target
 
 
 @dataclass
 class LowerStatic(Pass):
-    """Write static low-bit products. most_bits: of weights that are taken."""
+    """Write static low-bit products, unless the target reads standard operators only. most_bits: of weights taken."""
 
+    target: Target | None = None
     most_bits: int = 4
 
     tolerance = 1e-4  # of float sums against integer ones
 
     def changes(self, model: ir.Model) -> Iterator[Change]:
+        if self.target is not None and self.target.standard_only:
+            return
         for graph in bodies(model):
             for node in list(graph):
                 weight = right_factor(node)

@@ -4,8 +4,9 @@ No weight stands between a GELU and the layer behind it that could take a per-ch
 scales the tensor, x̃ = x ⊘ r + t ⊘ r, and the layer takes the inverse (see passes/reparameterize.py):
     W ← diag(r) W,  b ← b − tᵀ W(old).
 Its price is a pass over the tensor; the product stays one of plain integers, unlike with logarithmic codes of a GELU.
-By default there is no shift t: most values of a GELU are near zero, which a centred grid puts between its codes
-for all rows alike (a DINOv2-small with everything at 6 bits: 13.1 dB with shifts, 17.2 without).
+By default there is no shift t, whose Add is one more pass and whose gain is not settled: on a DINOv2-small with
+everything at 6 bits, 13.1 dB with shifts and 17.2 without before biases are corrected, 17.1 and 15.9 after (on other
+photographs).
 """
 
 from __future__ import annotations

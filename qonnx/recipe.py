@@ -53,7 +53,11 @@ def _granularity(per_channel: bool) -> str:
 # What the user's settings become: setting -> (pass, option, translation of the value). A setting of this table that
 # reaches no pass of the recipe is refused, never ignored. Passes that read `settings` themselves have no option here.
 OVERRIDES: dict[str, tuple[tuple[str, str | None, Callable[[Any], Any]], ...]] = {
-    "bits": (("assign_weights", "bits", _same), ("assign", "weight", lambda bits: f"s{bits}")),
+    "bits": (
+        ("assign_weights", "bits", _same),
+        *(("assign", option, lambda bits: f"s{bits}") for option in ("weight", "inner_weight")),
+        ("assign", "inner_weight_levels", lambda bits: 0),
+    ),
     "block_size": (("assign_weights", "block", _same),),
     "symmetric": (("assign_weights", "symmetric", _same),),
     "per_channel": (("assign", "granularity", _granularity), ("assign_weights", "granularity", _granularity)),

@@ -53,7 +53,7 @@ def test_the_fold_changes_no_output(rule, strength):
     sizes = [(norm @ np.abs(constants[name].const_value.numpy())).max() for name in ("w", "w2")]
     assert Reparameterize(rule=rule, strength=strength)(model).changes
     for a, b, size in zip(before, run(model, data[0]), sizes, strict=True):
-        # eight terms, each of four rounded factors and one addition on both sides: 2·(4 + 8)·2⁻²⁴ of Σ|n||w|, and shifts
+        # eight terms, each of four rounded factors and one addition on both sides: 2·(4 + 8)·2⁻²⁴ of Σ|n||w|, and shift
         assert np.abs(a - b).max() <= 2 * 24 * 2**-24 * size
 
 

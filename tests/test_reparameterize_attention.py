@@ -8,8 +8,11 @@ import pytest
 
 from models.tiny import build
 from qonnx.custom_ops import log_attention
+from qonnx.errors import QonnxError
+from qonnx.linter import lint
 from qonnx.notes import note
 from qonnx.passes.assign import Assign
+from qonnx.passes.assign_codebooks import AssignCodebooks
 from qonnx.passes.channel_flow import last_axis, leaves
 from qonnx.passes.infer_shapes import InferShapes
 from qonnx.passes.label import Label
@@ -19,7 +22,9 @@ from qonnx.passes.place_qdq import PlaceQDQ
 from qonnx.passes.reparameterize_attention import ReparameterizeAttention
 from qonnx.passes.reparameterize_inputs import ReparameterizeInputs
 from qonnx.passes.solve_weights import SolveWeights
+from qonnx.recipe import recipe
 from qonnx.runtime import session
+from qonnx.settings import Settings
 from qonnx.targets import target
 
 HEAD = '<ir_version: 10, opset_import: ["": 21]>'
@@ -212,6 +217,40 @@ def test_shared_activations_are_quantized_once():
     assert sorted(made) == ["QuantizedMatMulLowBit"] * 3 + ["StaticQuantizeMatMulLowBit"]
     want = session(model.clone(), native=False).run(None, data[0])[0]
     np.testing.assert_allclose(session(model.clone()).run(None, data[0])[0], want, rtol=1e-4, atol=1e-4)
+
+
+def planned(**options) -> list[str]:
+    """The plans of the separate model's nodes on 4-bit weights."""
+    model, _ = observed(SEPARATE)
+    Assign(target("ort-cpu"), inner_weight="s4", **options)(model)
+    return [str(note(node).plan) for node in model.graph if note(node).plan is not None]
+
+
+def test_a_range_reduced_for_bytes_leaves_four_bits_alone():
+    plans = planned(settings=Settings(reduce_range=True))
+    assert "u8 × s4.channel" in plans and "u8 × s8/128.channel" in plans
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "openvino", "qnn", "onnx"])
+def test_targets_of_standard_operators_refuse_ours(name):
+    with pytest.raises(QonnxError, match=f"target '{name}' reads standard operators only"):
+        Assign(target(name), probabilities="log")
+    with pytest.raises(QonnxError, match=f"target '{name}' reads standard operators only"):
+        AssignCodebooks(target(name))
+    model, *_ = quantized(16)
+    assert not LowerStatic(target(name))(model).changes
+    assert [found.rule for found in lint(model, target(name))].count("contrib-operator") == 1
+
+
+@pytest.mark.parametrize(("levels", "per_octave"), [(1, 1.0), (300, 1.0), (16, 0.0)])
+def test_impossible_logarithms_are_refused_before_any_work(levels, per_octave):
+    with pytest.raises(QonnxError, match=r"levels|octave"):
+        Assign(target("ort-cpu"), probabilities="log", log_levels=levels, log_codes_per_octave=per_octave)
+
+
+def test_bits_of_the_command_line_reach_inner_layers():
+    steps = {step.name: step.options for step in recipe("vit-w4a8").override(Settings(bits=8)).steps}
+    assert steps["assign"]["inner_weight"] == "s8" and steps["assign"]["weight"] == "s8"
 
 
 GELU = f"""{HEAD}

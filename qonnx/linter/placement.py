@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from qonnx.custom_ops import DOMAIN
 from qonnx.linter.view import MOVES, WEIGHTED, View, is_constant, through_activation
 from qonnx.model import constant
 from qonnx.targets import Target
@@ -180,10 +181,15 @@ def weight_stored_float(view: View, target: Target) -> Found:
 
 
 def contrib_operator(view: View, target: Target) -> Found:
-    """An operator of ONNX Runtime's own domain, on a runtime that reads standard ONNX."""
+    """An operator of ONNX Runtime's own domain or of ours, on a runtime that reads standard ONNX."""
     for node in view.nodes:
         if node.domain == "com.microsoft":
             yield node, f"com.microsoft's {node.op_type} is known to ONNX Runtime only"
+        elif node.domain == DOMAIN:
+            yield (
+                node,
+                f"{DOMAIN}'s {node.op_type} needs a runtime that reads functions of the model or loads our library",
+            )
 
 
 def integer_operator(view: View, target: Target) -> Found:

@@ -87,6 +87,16 @@ class Target:
     smallest_range: float = 0.0
     advice: str = ""
 
+    @property
+    def standard_only(self) -> bool:
+        """Whether the runtime reads nothing but operators of the standard."""
+        return "contrib-operator" in self.forbid
+
+    def demand_library(self, what: str, remedy: str) -> None:
+        """Raise QonnxError if `what` becomes operators of ai.qonnx, which this runtime does not read."""
+        if self.standard_only:
+            raise QonnxError(f"target '{self.name}' reads standard operators only, which {what} is not; {remedy}")
+
 
 def read_target(path: pathlib.Path) -> Target:
     """One target from its TOML file; QonnxError names a misspelt or missing key and a value of the wrong type."""
