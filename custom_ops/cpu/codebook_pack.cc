@@ -1,4 +1,5 @@
 // Packing of code-book weights: indices by panel, books as bytes or floats.
+#include "../operands.h"
 #include "codebook_pack.h"
 
 #include <algorithm>

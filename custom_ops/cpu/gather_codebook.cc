@@ -10,7 +10,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "../formats/codes.h"
+#include "../operands.h"
 #include "lowbit_pack.h"
 #include "memory.h"
 #include "numbers.h"
@@ -47,15 +47,10 @@ class GatherCodebook {
   explicit GatherCodebook(const NodeInfo& info)
       : who_(std::string(name) + " '" + info.node_name() + "': "),
         numbers_(*number_kernels_table[static_cast<int>(active_tier())]),
-        columns_(positive(info, "K")),
-        rows_(positive(info, "N")),
-        block_(positive(info, "block_size")),
-        layout_{static_cast<uint32_t>(positive(info, "levels")), static_cast<uint32_t>(positive(info, "codes_per_word")),
-                static_cast<uint32_t>(positive(info, "bytes_per_word"))} {
-    if (!layout_.valid())
-      throw Error(who_ + "levels=" + std::to_string(layout_.levels) + " codes, " + std::to_string(layout_.codes_per_word) +
-                  " of them in a word of " + std::to_string(layout_.bytes_per_word) +
-                  " bytes, do not fit; use for example 256, 1, 1 for 8 bits");
+        columns_(positive_attribute(info, "K", who_)),
+        rows_(positive_attribute(info, "N", who_)),
+        block_(positive_attribute(info, "block_size", who_)),
+        layout_(code_layout(info, 65536, who_)) {
     const bool power = !(layout_.levels & (layout_.levels - 1));
     const uint32_t bits = power ? static_cast<uint32_t>(__builtin_ctz(layout_.levels)) : 0;
     if (power && bits * layout_.codes_per_word == 8 * layout_.bytes_per_word) stream_bits_ = bits;
@@ -122,13 +117,6 @@ class GatherCodebook {
     const float *values, *scale;
     const uint8_t* codes;
   };
-
-  size_t positive(const NodeInfo& info, const char* attribute) const {
-    const int64_t value = info.integer(attribute, 0);
-    if (value < 1 || value > int64_t{1} << 31)
-      throw Error(who_ + "attribute " + attribute + "=" + std::to_string(value) + " is missing or not a positive number");
-    return static_cast<size_t>(value);
-  }
 
   // The indices of a row. A stream of bits is cut by shifts: the general way divides once an index.
   void unpack(const Job& job, const uint8_t* row, uint16_t* index) const {

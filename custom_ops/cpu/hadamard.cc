@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "../operands.h"
 #include "float_product.h"
 #include "hadamard.h"
 #include "memory.h"
@@ -77,9 +78,9 @@ class Rows {
         numbers_(*number_kernels_table[static_cast<int>(active_tier())]),
         product_(*float_product_table[static_cast<int>(active_tier())]),
         kernels_(*hadamard_kernels_table[static_cast<int>(active_tier())]) {
-    if constexpr (quantizes) block_ = positive(info, "block_size");
+    if constexpr (quantizes) block_ = positive_attribute(info, "block_size", who_);
     if constexpr (rotates) {
-      const size_t outer = positive(info, "outer"), inner = positive(info, "inner");
+      const size_t outer = positive_attribute(info, "outer", who_), inner = positive_attribute(info, "inner", who_);
       if ((outer & (outer - 1)) || (inner & (inner - 1)))
         throw Error(who_ + "outer=" + std::to_string(outer) + " and inner=" + std::to_string(inner) +
                     " must be powers of two");
@@ -133,13 +134,6 @@ class Rows {
     float* scale;
     size_t blocks;
   };
-
-  size_t positive(const NodeInfo& info, const char* attribute) const {
-    const int64_t value = info.integer(attribute, 0);
-    if (value < 1 || value > int64_t{1} << 31)
-      throw Error(who_ + "attribute " + attribute + "=" + std::to_string(value) + " is missing or not a positive number");
-    return static_cast<size_t>(value);
-  }
 
   // Row `row`, from x to the outputs; `space` holds two rows.
   void one(const Job& job, size_t row, float* space) const {

@@ -9,7 +9,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "lowbit_pack.h"
+#include "../operands.h"
 #include "numbers.h"
 #include "operators.h"
 #include "tier.h"

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "../formats/float16.h"
+#include "../operands.h"
 
 namespace qonnx::cpu {
 
@@ -58,27 +58,6 @@ void pack_triples(const uint8_t* code, size_t units, uint8_t* lines) {
 }
 
 }  // namespace
-
-std::vector<float> numbers_of(const Tensor& tensor, const std::string& who, const char* input) {
-  std::vector<float> values(tensor.count);
-  for (size_t i = 0; i < tensor.count; ++i) switch (tensor.type) {
-      case Type::float32: values[i] = tensor.as<float>()[i]; break;
-      case Type::float16: values[i] = decode_float16(tensor.as<uint16_t>()[i]); break;
-      case Type::bfloat16: values[i] = decode_bfloat16(tensor.as<uint16_t>()[i]); break;
-      case Type::uint8: values[i] = tensor.as<uint8_t>()[i]; break;
-      default:
-        throw Error(who + "input " + input + " is " + type_text(tensor.type) +
-                    "; use float32, float16, bfloat16 (or uint8 for zero points)");
-    }
-  return values;
-}
-
-void expect_shape(bool holds, const std::string& who, const char* input, const Tensor& tensor,
-                  const std::string& wanted) {
-  if (!holds)
-    throw Error(who + "input " + input + " has shape " + shape_text(tensor.shape) + ", but the attributes ask for " +
-                wanted);
-}
 
 bool exact_in_float16(const std::vector<float>& values) {
   return std::all_of(values.begin(), values.end(), [](float v) { return decode_float16(encode_float16(v)) == v; });

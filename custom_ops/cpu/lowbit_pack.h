@@ -27,10 +27,7 @@ struct LowBitInputs {
   Tensor table;       // float32 [levels]
 };
 
-// What packing of every kind of weight shares. `who` begins the sentences of errors.
-std::vector<float> numbers_of(const Tensor& tensor, const std::string& who, const char* input);
-void expect_shape(bool holds, const std::string& who, const char* input, const Tensor& tensor,
-                  const std::string& wanted);
+// What packing of every kind of weight shares.
 bool exact_in_float16(const std::vector<float>& values);
 LowBitWeight geometry_of(const LowBitShape& shape);
 // Numbers [rows, blocks] as [panel][group][32], float16 when weight.halves.

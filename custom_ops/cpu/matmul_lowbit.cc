@@ -18,6 +18,7 @@
 #include "../formats/float16.h"
 #include "codebook_pack.h"
 #include "codebook_tables.h"
+#include "lowbit_attributes.h"
 #include "numbers.h"
 #include "operators.h"
 #include "tier.h"
@@ -83,17 +84,7 @@ class Product {
         int8_(*lowbit_int8_table[static_cast<int>(active_tier())]),
         exact_(*lowbit_exact_table[static_cast<int>(active_tier())]),
         tables_(*codebook_tables_table[static_cast<int>(active_tier())]) {
-    shape_.columns = positive(info, "K");
-    shape_.rows = positive(info, "N");
-    shape_.block = std::min(positive(info, "block_size"), shape_.columns);
-    shape_.layout = {static_cast<uint32_t>(positive(info, "levels")),
-                     static_cast<uint32_t>(positive(info, "codes_per_word")),
-                     static_cast<uint32_t>(positive(info, "bytes_per_word"))};
-    if (!shape_.layout.valid() || shape_.layout.levels > Form::kMostLevels)
-      throw Error(who_ + "levels=" + std::to_string(shape_.layout.levels) + " codes, " +
-                  std::to_string(shape_.layout.codes_per_word) + " of them in a word of " +
-                  std::to_string(shape_.layout.bytes_per_word) +
-                  " bytes, do not fit; use for example 16, 2, 1 for 4 bits or 8, 8, 3 for 3 bits");
+    shape_ = low_bit_shape(info, Form::kMostLevels, who_);
     if (quantized && info.integer("activation_bits", 8) != 8)
       throw Error(who_ + "activation_bits=" + std::to_string(info.integer("activation_bits", 8)) +
                   " has no kernel; use 8");
@@ -134,14 +125,6 @@ class Product {
 
  private:
   static constexpr size_t kSize = type == Type::float32 ? 4 : 2;
-
-  size_t positive(const NodeInfo& info, const char* attribute) const {
-    const int64_t value = info.integer(attribute, 0);
-    if (value < 1 || value > int64_t{1} << 31)
-      throw Error(who_ + "attribute " + attribute + "=" + std::to_string(value) +
-                  " is missing or not a positive number");
-    return static_cast<size_t>(value);
-  }
 
   std::vector<float> bias_of(const Tensor& tensor) const {
     if (tensor.count != shape_.rows && tensor.count != 1)

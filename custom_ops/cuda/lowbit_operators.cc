@@ -8,7 +8,7 @@
 #include <optional>
 #include <stdexcept>
 
-#include "../formats/float16.h"
+#include "../operands.h"
 #include "call.h"
 #include "lowbit_pack.h"
 #include "operators.h"
@@ -19,27 +19,6 @@ namespace qonnx::cuda {
 namespace {
 
 constexpr size_t kWorkspace = size_t{64} << 20;  // rows of x are taken in parts that need no more
-
-std::vector<float> numbers_of(const Tensor& tensor, const std::string& who, const char* input) {
-  std::vector<float> values(tensor.count);
-  for (size_t i = 0; i < tensor.count; ++i) switch (tensor.type) {
-      case Type::float32: values[i] = tensor.as<float>()[i]; break;
-      case Type::float16: values[i] = decode_float16(tensor.as<uint16_t>()[i]); break;
-      case Type::bfloat16: values[i] = decode_bfloat16(tensor.as<uint16_t>()[i]); break;
-      case Type::uint8: values[i] = tensor.as<uint8_t>()[i]; break;
-      default:
-        throw Error(who + "input " + input + " is " + type_text(tensor.type) +
-                    "; use float32, float16, bfloat16 (or uint8 for zero points)");
-    }
-  return values;
-}
-
-void expect_shape(bool holds, const std::string& who, const char* input, const Tensor& tensor,
-                  const std::string& wanted) {
-  if (!holds)
-    throw Error(who + "input " + input + " has shape " + shape_text(tensor.shape) + ", but the attributes ask for " +
-                wanted);
-}
 
 // A weight on the GPU.
 struct Loaded {
@@ -79,17 +58,10 @@ class GpuLowBit {
 
   explicit GpuLowBit(const NodeInfo& info)
       : who_(std::string(name) + " '" + info.node_name() + "': "), device_(present_device()) {
-    source_.columns = positive(info, "K");
-    source_.rows = positive(info, "N");
-    source_.block = std::min(positive(info, "block_size"), source_.columns);
-    source_.layout = {static_cast<uint32_t>(positive(info, "levels")),
-                      static_cast<uint32_t>(positive(info, "codes_per_word")),
-                      static_cast<uint32_t>(positive(info, "bytes_per_word"))};
-    if (!source_.layout.valid() || source_.layout.levels > 256)
-      throw Error(who_ + "levels=" + std::to_string(source_.layout.levels) + " codes, " +
-                  std::to_string(source_.layout.codes_per_word) + " of them in a word of " +
-                  std::to_string(source_.layout.bytes_per_word) +
-                  " bytes, do not fit; use for example 16, 2, 1 for 4 bits or 8, 8, 3 for 3 bits");
+    source_.columns = number(info, "K");
+    source_.rows = number(info, "N");
+    source_.block = std::min(number(info, "block_size"), source_.columns);
+    source_.layout = code_layout(info, 256, who_);
     std::array<Tensor, 4> arrays;
     for (size_t i = 0; i < arrays.size(); ++i) arrays[i] = info.constant(i + 1);
     if (std::all_of(arrays.begin(), arrays.end(), [](const Tensor& t) { return t.present; }))
@@ -131,12 +103,8 @@ class GpuLowBit {
  private:
   static constexpr Element kElement = element_of<type>();
 
-  int positive(const NodeInfo& info, const char* attribute) const {
-    const int64_t value = info.integer(attribute, 0);
-    if (value < 1 || value >= int64_t{1} << 31)
-      throw Error(who_ + "attribute " + attribute + "=" + std::to_string(value) +
-                  " is missing or not a positive number");
-    return static_cast<int>(value);
+  int number(const NodeInfo& info, const char* attribute) const {
+    return static_cast<int>(positive_attribute(info, attribute, who_, (int64_t{1} << 31) - 1));
   }
 
   // Rows of x whose workspace fits, halved until it does; a last, shorter part never needs more splits than fit.

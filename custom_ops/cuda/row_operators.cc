@@ -2,6 +2,7 @@
 #include <array>
 #include <cmath>
 
+#include "../operands.h"
 #include "call.h"
 #include "operators.h"
 #include "rows.h"
@@ -50,9 +51,9 @@ class GpuRows {
     job_.base_order = job_.power = 1;
     job_.rotates = rotates;
     job_.quantizes = quantizes;
-    if constexpr (quantizes) job_.block = positive(info, "block_size");
+    if constexpr (quantizes) job_.block = number(info, "block_size");
     if constexpr (rotates) {
-      const int outer = positive(info, "outer"), inner = positive(info, "inner");
+      const int outer = number(info, "outer"), inner = number(info, "inner");
       if ((outer & (outer - 1)) || (inner & (inner - 1)))
         throw Error(who_ + "outer=" + std::to_string(outer) + " and inner=" + std::to_string(inner) +
                     " must be powers of two");
@@ -95,11 +96,8 @@ class GpuRows {
   }
 
  private:
-  int positive(const NodeInfo& info, const char* attribute) const {
-    const int64_t value = info.integer(attribute, 0);
-    if (value < 1 || value > int64_t{1} << 30)
-      throw Error(who_ + "attribute " + attribute + "=" + std::to_string(value) + " is missing or not a positive number");
-    return static_cast<int>(value);
+  int number(const NodeInfo& info, const char* attribute) const {
+    return static_cast<int>(positive_attribute(info, attribute, who_, int64_t{1} << 30));
   }
 
   std::string who_;
