@@ -1,10 +1,16 @@
-"""Allocate: a number of bits for every matrix so that all together harm least in the bytes that they may take.
+"""Allocate: a format for every matrix so that all together harm least in the bytes, or bits, that they may take.
 
-Every layer that `assign_weights` planned in blocks gets a list of choices. What a choice does to the outputs is
-measured once a layer, at `reference` bits with everything else in float; at other bits it is scaled by the ratio of the
-layer's own output errors tr((W − Ŵ)H(W − Ŵ)ᵀ), to which it is proportional while errors are small (the linearised loss
-of Q-Palette, 2025). The knapsack over all layers is solved exactly (qonnx.allocation); the report then says the harm
-that was predicted and the harm that all chosen formats together have, both with plain rounding: solvers gain on it.
+Every layer that `assign_weights` planned in blocks gets a list of choices, integers and code books, with their bytes
+and their measured harm (passes.weight_choices). Budgets, of which the first that is given counts:
+
+1. `size`: bytes of the whole file; what else is in it is taken off first;
+2. a bound of the user's on the result (settings `min_sqnr`, `max_drop`) without a number of bits: the smallest choices
+   of the Pareto front whose measured harm holds it, found by bisection. Harm is measured with plain rounding, on which
+   solvers gain, so that the bound holds with room. `max_drop` speaks of the agreement of the largest outputs here,
+   which no accuracy can fall short of by more;
+3. `average`: bits a weight, with scales, zero points and books.
+
+The knapsack is solved exactly (qonnx.allocation); the report says the harm that was predicted and the one measured.
 """
 
 from __future__ import annotations
@@ -14,29 +20,31 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
-import numpy as np
 import onnx_ir as ir
 
-from qonnx.allocation import Choice, allocate
+from qonnx.allocation import Allocation, allocate, pareto
+from qonnx.codebooks import CODEBOOKS
 from qonnx.errors import QonnxError
-from qonnx.formats import FORMATS, IntFormat
-from qonnx.harm import Judge, decibel, judge
-from qonnx.notes import clone, note, warn
+from qonnx.harm import Harm, Judge, decibel, judge
+from qonnx.notes import note, warn
+from qonnx.options import check_names
 from qonnx.passes.assign_weights import STORED
 from qonnx.passes.base import Change, Pass
-from qonnx.passes.rewire import array, initializer, is_op, set_input
-from qonnx.passes.solve_weights import layout_of, solve
-from qonnx.plan import Plan
+from qonnx.passes.weight_choices import Menu, Survey, survey
 from qonnx.targets import Target
+from qonnx.wording import size
+
+_POINTS = 32  # of the front on which a bound is sought
+BOOKS = ("1x8v8", "1x8v4", "1x8v3", "2x8v6", "3x8v8", "2x8v4")
 
 
 @dataclasses.dataclass
 class Allocate(Pass):
-    """Give each layer in blocks its own number of bits.
+    """Give each layer its own format.
 
-    data: samples to measure harm on, `samples` of them. bits: what a layer may get, as far as the target takes it.
-    average: bits a weight, scales and zero points included; size: bytes of all these weights, in place of `average`.
-    reference: bits at which harm is measured.
+    data: samples to measure harm on, `samples` of them. bits, books: what a layer may get, as far as the target takes
+    it. average: bits a weight. size: bytes of the file, in place of `average`. reference: bits at which harm is
+    measured. runs: of the model at most to measure layers, which share them where there are more.
     Raises QonnxError if the smallest choices take more.
     """
 
@@ -44,10 +52,12 @@ class Allocate(Pass):
     target: Target
     settings: Any = None
     bits: tuple[int, ...] = (2, 3, 4, 5, 6, 8)
+    books: tuple[str, ...] = BOOKS
     average: float = 4.5
     size: int | None = None
     reference: int = 4
     samples: int = 4
+    runs: int = 100
     progress: Callable[[int], None] | None = None
 
     needs = ("assign_weights",)
@@ -59,104 +69,81 @@ class Allocate(Pass):
         unknown = [bits for bits in (*self.bits, self.reference) if bits not in STORED]
         if unknown:
             raise QonnxError(f"{unknown[0]} bits are no choice; take some of {', '.join(map(str, sorted(STORED)))}")
+        check_names(self.books, CODEBOOKS, "code-book format", "in option 'books' of pass 'allocate'")
 
     def changes(self, model: ir.Model) -> Iterator[Change]:
-        nodes = list(model.graph)
-        layers = [index for index, node in enumerate(nodes) if _in_blocks(node)]
-        if not layers or self.data is None:
+        found = self.survey(model)
+        if found is None:
             return
-        judged, choices, formats = self._judge(model), [], []
-        for done, index in enumerate(layers):
-            formats.append(self._formats(nodes[index], model))
-            choices.append(self._choices(model, index, formats[-1], judged))
-            if self.progress is not None:
-                self.progress(done + 1)
-        weights = sum(array(nodes[index].inputs[1]).size for index in layers)
-        found = allocate(choices, self.size if self.size is not None else self.average * weights / 8)
-        chosen = {index: formats[i][j] for i, (index, j) in enumerate(zip(layers, found.chosen, strict=True))}
-        together = self._noise(model, chosen, judged)
-        changed = [index for index in layers if chosen[index] != note(nodes[index]).plan.weight]
-        for index in changed:
-            node = nodes[index]
-            note(node).plan = dataclasses.replace(note(node).plan, weight=chosen[index])
-            yield Change(node.name or node.outputs[0].name, str(note(node).plan))
+        allocation = self._allocation(model, found)
+        nodes, changed = list(model.graph), False
+        for indices, format in zip(found.layers, found.chosen(allocation), strict=True):
+            for node in (nodes[index] for index in indices):
+                if format != note(node).plan.weight:
+                    changed = True
+                    note(node).plan = dataclasses.replace(note(node).plan, weight=format)
+                    yield Change(node.name or node.outputs[0].name, str(note(node).plan))
         if changed:
+            together = found.measure(allocation).noise
             warn(
                 model,
-                f"bits were chosen layer by layer: {found.size / 1e6:.2f} MB, {8 * found.size / weights:.2f} bits a "
-                f"weight; predicted {decibel(found.harm):.1f} dB at the outputs, measured {decibel(together):.1f} dB, "
-                "both with plain rounding",
+                f"formats were chosen layer by layer: {allocation.size / 1e6:.2f} MB, "
+                f"{8 * allocation.size / found.weights:.2f} bits a weight; predicted {decibel(allocation.harm):.1f} dB "
+                f"at the outputs, measured {decibel(together):.1f} dB, both with plain rounding",
             )
+
+    def survey(self, model: ir.Model) -> Survey | None:
+        """The choices of each layer; None without layers or samples."""
+        if self.data is None:
+            return None
+        menu = Menu(self.bits, self.books, self.reference, self.runs)
+        return survey(model, menu, self.target, self._judge(model), self.progress)
 
     def _judge(self, model: ir.Model) -> Judge:
         threads = None if self.settings is None else self.settings.threads
         libraries = () if self.settings is None else self.settings.custom_op_library
         some = itertools.islice(iter(self.data), self.samples)
-        return judge(model, some, threads, libraries, squashed=False)
+        return judge(model, some, threads, libraries, squashed=self._bounded())
 
-    def _formats(self, node: ir.Node, model: ir.Model) -> list[IntFormat]:
-        """What the node may get. Only matrices can be packed to any number of bits."""
-        opset, packs = model.graph.opset_imports.get("", 1), is_op(node, "MatMul", "Gemm")
-        taken = []
-        for bits in sorted(set(self.bits)):
-            way = self.target.weight_only.get(str(bits))
-            if way is None or (way == "lowbit" and not packs) or (bits == 2 and opset < 25):
-                continue
-            taken.append(_at(note(node).plan.weight, bits))
-        if not taken:
+    def _bounded(self) -> bool:
+        """Case 2."""
+        given = self.settings
+        if given is None or self.size is not None or given.bits is not None:
+            return False
+        return given.min_sqnr is not None or given.max_drop is not None
+
+    def _allocation(self, model: ir.Model, found: Survey) -> Allocation:
+        least = sum(min(choice.size for choice in choices) for choices in found.choices)
+        if self.size is not None:
+            if least > self.size - found.rest:
+                raise QonnxError(
+                    f"a file of {size(self.size)} is below the smallest possible, {size(least + found.rest)}, of which "
+                    f"{size(found.rest)} are not up for choice; allow more"
+                )
+            return allocate(found.choices, self.size - found.rest)
+        if self._bounded():
+            return self._within(model, found)
+        if least > self.average * found.weights / 8:
             raise QonnxError(
-                f"target '{self.target.name}' takes none of {', '.join(map(str, self.bits))} bits for "
-                f"'{node.name}'; give others in option 'bits' of pass 'allocate'"
+                f"{self.average:g} bits a weight are below the smallest possible average, "
+                f"{8 * least / found.weights:.2f}; allow more"
             )
-        return taken
+        return allocate(found.choices, self.average * found.weights / 8)
 
-    def _choices(self, model: ir.Model, index: int, formats: list[IntFormat], judged: Judge) -> list[Choice]:
-        """Size and harm of each format for the layer at `index`."""
-        node = list(model.graph)[index]
-        plan, rows = note(node).plan, layout_of(node).to_rows(np.asarray(array(node.inputs[1]), np.float64))
-        stats = note(node.inputs[0]).stats
-        gram = None if stats is None or stats.gram is None else stats.gram.matrix
-        gram = gram if gram is not None and gram.shape[-1] == rows.shape[-1] else None
-        reference = _at(plan.weight, self.reference)
-        errors, sizes = {}, {}
-        for format in {*formats, reference}:
-            solved = solve(node, dataclasses.replace(plan, weight=format), "nearest-searched", gram)
-            error = rows - layout_of(node).to_rows(solved.decode())
-            errors[format] = float(np.sum(error * (error if gram is None else error @ gram)))
-            sizes[format] = _nbytes(solved)
-        harm = self._noise(model, {index: reference}, judged) / max(errors[reference], 1e-30)
-        return [Choice(format.name, sizes[format], harm * errors[format]) for format in formats]
+    def _within(self, model: ir.Model, found: Survey) -> Allocation:
+        """The first of the front whose measured harm holds the bounds, by bisection; else the least harmful."""
+        front = pareto(found.choices, _POINTS)
+        low, high = 0, len(front)
+        while low < high:
+            middle = (low + high) // 2
+            if self._holds(found.measure(front[middle])):
+                high = middle
+            else:
+                low = middle + 1
+        if low == len(front):
+            warn(model, "no choice of formats holds the bound with plain rounding; the least harmful ones were taken")
+        return front[min(low, len(front) - 1)]
 
-    def _noise(self, model: ir.Model, chosen: dict[int, IntFormat], judged: Judge) -> float:
-        """Relative error power at the outputs when only the layers `chosen` have rounded weights."""
-        copy = clone(model)
-        for index, node in enumerate(list(copy.graph)):
-            if index in chosen:
-                plan, old = dataclasses.replace(note(node).plan, weight=chosen[index]), node.inputs[1]
-                weight = solve(node, plan, "nearest-searched", None).decode().astype(array(old).dtype)
-                set_input(node, 1, initializer(copy.graph, f"{old.name}_rounded", weight))
-        return judged.measure(copy).noise
-
-
-def _in_blocks(node: ir.Node) -> bool:
-    plan = note(node).plan
-    if not isinstance(plan, Plan) or not isinstance(plan.weight, IntFormat) or plan.weight_index != 1:
-        return False
-    return plan.weight.granularity == "block" and note(node).fate is None and note(node).solved is None
-
-
-def _at(format: IntFormat, bits: int) -> IntFormat:
-    """`format` with another number of bits."""
-    stored = STORED[bits]
-    plain = FORMATS[f"{'s' if format.symmetric else 'u'}{stored}"]
-    levels = 0 if stored == bits else 2**bits
-    return dataclasses.replace(plain, levels=levels, granularity=format.granularity, block=format.block)
-
-
-def _nbytes(solved) -> int:
-    """Bytes in the file, with codes packed to the bits that are used and zero points as bytes where they are packed."""
-    format = solved.format
-    if not format.levels:
-        return solved.nbytes
-    zero_points = 0 if format.symmetric else solved.zero_point.size
-    return -(-solved.codes.size * (format.levels - 1).bit_length() // 8) + solved.scale.size * 4 + zero_points
+    def _holds(self, harm: Harm) -> bool:
+        least, drop = self.settings.min_sqnr, self.settings.max_drop
+        return (least is None or decibel(harm.noise) >= least) and (drop is None or harm.disagreement <= drop)

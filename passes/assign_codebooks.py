@@ -62,32 +62,39 @@ class AssignCodebooks(Pass):
     def _plan(self, node: ir.Node, format: CodebookFormat) -> Plan | None:
         """The plan of an eligible node: cases 1 to 3."""
         table = is_op(node, "Gather")
-        if not (table and self.tables) and not is_op(node, "MatMul", "Gemm"):
-            return None
-        index = 0 if table else 1
-        if len(node.inputs) < 2 or note(node).fate is not None or note(node).plan is not None:
-            return None
-        weight = node.inputs[index]
-        if not is_constant(weight) or weight.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
-            return None
-        if len(dims_of(weight)) != 2 or (table and integer(node, "axis", 0) != 0) or 0 in dims_of(weight):
-            return None
-        if not table and (is_constant(node.inputs[0]) or rank(node.inputs[0]) in (None, 1)):
-            return None
-        if is_op(node, "Gemm") and bias_of(node, dims_of(weight)[layout_of(node).channel_axis]) is None:
+        if (table and not self.tables) or note(node).fate is not None or note(node).plan is not None:
             return None
         if self.settings is not None and self.settings.exclusion(node):
             return None
-        if table and format.along == "outputs":
-            format = dataclasses.replace(format, along="inputs")  # a row of a table is what VPTQ's column is
-        rows, columns = layout_of(node).to_rows(np.empty(dims_of(weight), np.bool_)).shape[1:]
-        if not format.fits(rows if format.along == "outputs" else columns):
-            return None
-        if _stored_bits(format, rows, columns) > self.most * math.prod((rows, columns)):
-            return None
-        if not np.isfinite(array(weight)).all():
-            return None
-        return Plan({}, format, index)
+        fitting = books_for(node, format, self.most)
+        return None if fitting is None else Plan({}, fitting, 0 if table else 1)
+
+
+def books_for(node: ir.Node, format: CodebookFormat, most: float) -> CodebookFormat | None:
+    """`format` as the node can take it; None if it is not eligible."""
+    table = is_op(node, "Gather")
+    if not table and not is_op(node, "MatMul", "Gemm"):
+        return None
+    index = 0 if table else 1
+    if len(node.inputs) < 2:
+        return None
+    weight = node.inputs[index]
+    if not is_constant(weight) or weight.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
+        return None
+    if len(dims_of(weight)) != 2 or (table and integer(node, "axis", 0) != 0) or 0 in dims_of(weight):
+        return None
+    if not table and (is_constant(node.inputs[0]) or rank(node.inputs[0]) in (None, 1)):
+        return None
+    if is_op(node, "Gemm") and bias_of(node, dims_of(weight)[layout_of(node).channel_axis]) is None:
+        return None
+    if table and format.along == "outputs":
+        format = dataclasses.replace(format, along="inputs")  # a row of a table is what VPTQ's column is
+    rows, columns = layout_of(node).to_rows(np.empty(dims_of(weight), np.bool_)).shape[1:]
+    if not format.fits(rows if format.along == "outputs" else columns):
+        return None
+    if _stored_bits(format, rows, columns) > most * math.prod((rows, columns)):
+        return None
+    return format if np.isfinite(array(weight)).all() else None
 
 
 def _stored_bits(format: CodebookFormat, rows: int, columns: int) -> int:

@@ -45,7 +45,7 @@ class PlaceCodebooks(Pass):
 
     int8: bool = False
 
-    needs = ("assign_codebooks", "solve_in_turn | solve_weights")
+    needs = ("assign_codebooks | allocate", "solve_in_turn | solve_weights")
     tolerance = None
 
     def changes(self, model: ir.Model) -> Iterator[Change]:

@@ -94,12 +94,18 @@ def convert(
                 threads=settings.threads,
                 libraries=settings.custom_op_library,
                 metric=settings.metric,
-                bounds=Bounds(min_sqnr=settings.min_sqnr, max_drop=settings.max_drop),
+                bounds=_bounds(settings, report),
                 **({"progress": progress.track} if hasattr(progress, "track") else {}),
             )
         report = report.with_step(step.record)
         return Conversion(source, report.finish(settings.output, model=source, comparison=comparison), settings.output)
     return Conversion(source, report.finish(settings.output, model=source), settings.output)
+
+
+def _bounds(settings: Settings, report: Report) -> Bounds:
+    """What the user asked of the result."""
+    share = None if settings.size is None else settings.size / report.reference.bytes
+    return Bounds(min_sqnr=settings.min_sqnr, max_drop=settings.max_drop, max_size=share)
 
 
 def check_output(settings: Settings, model: str | os.PathLike) -> None:

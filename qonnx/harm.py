@@ -35,9 +35,13 @@ class Judge:
 
     def measure(self, model: ir.Model) -> Harm:
         """What is wrong with the worst tensor in `model`; the model is used up (its weights are handed over)."""
+        return self.score(_run(model, self))
+
+    def score(self, outputs: Iterable[Sequence[np.ndarray]]) -> Harm:
+        """The same from what a model says to each sample."""
         error, power = np.zeros(len(self.names)), np.zeros(len(self.names))
         changed, rows = np.zeros(len(self.names)), np.zeros(len(self.names))
-        for expected, got in zip(self.expected, _run(model, self), strict=True):
+        for expected, got in zip(self.expected, outputs, strict=True):
             for index, (want, have) in enumerate(zip(expected, got, strict=True)):
                 if want.shape != have.shape:
                     return Harm(np.inf, 1.0)
@@ -80,6 +84,13 @@ def judge(
 
 def _run(model: ir.Model, judge: Judge) -> Iterator[list[np.ndarray]]:
     """The tensors `judge.names` of `model` for each sample."""
+    session = opened(model, judge)
+    for feeds in judge.samples:
+        yield session.run(list(judge.names), feeds)
+
+
+def opened(model: ir.Model, judge: Judge) -> ort.InferenceSession:
+    """A session of `model`, which is used up, that gives the tensors `judge.names`."""
     known = {value.name for value in model.graph.outputs}
     for node in model.graph:
         for value in node.outputs:
@@ -88,9 +99,7 @@ def _run(model: ir.Model, judge: Judge) -> Iterator[list[np.ndarray]]:
     options = ort.SessionOptions()
     if judge.exact:
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-    session = lean_session(model, threads=judge.threads, libraries=judge.libraries, options=options)
-    for feeds in judge.samples:
-        yield session.run(list(judge.names), feeds)
+    return lean_session(model, threads=judge.threads, libraries=judge.libraries, options=options)
 
 
 def _before_squashing(value: ir.Value) -> ir.Value:

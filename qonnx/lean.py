@@ -38,18 +38,32 @@ def lean_session(
     ONNX Runtime reads the arrays as long as the session lives and does not keep them alive itself, so the session does.
     """
     options = options or ort.SessionOptions()
+    shared = _set_aside(model)
     # Threads that wait without spinning: a third less processor time on a ViT, and no more wall time.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    shared = {}
-    for name, value in model.graph.initializers.items():
-        tensor = value.const_value
-        if tensor is None or tensor.nbytes < SMALL or tensor.dtype not in _PLAIN:
-            continue
-        shared[name] = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.numpy()))
-        value.const_value = ir.ExternalTensor("memory", 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name)
     if shared:
+        shared = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in shared.items()}
         options.add_external_initializers(list(shared), list(shared.values()))
     serialized = ir.to_proto(model).SerializeToString()
     opened = session(serialized, optimization=optimization, threads=threads, libraries=libraries, options=options)
     opened.shared_weights = shared
     return opened
+
+
+def structure_bytes(model: ir.Model) -> int:
+    """Length of the file without the weights: nodes, names, functions and small tensors."""
+    copy = model.clone()
+    _set_aside(copy)
+    return ir.to_proto(copy).ByteSize()
+
+
+def _set_aside(model: ir.Model) -> dict[str, np.ndarray]:
+    """The arrays of large initializers, which become references to memory in `model`."""
+    found = {}
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes < SMALL or tensor.dtype not in _PLAIN:
+            continue
+        found[name] = np.ascontiguousarray(tensor.numpy())
+        value.const_value = ir.ExternalTensor("memory", 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name)
+    return found

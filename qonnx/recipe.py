@@ -52,12 +52,14 @@ def _granularity(per_channel: bool) -> str:
 
 # What the user's settings become: setting -> (pass, option, translation of the value). A setting of this table that
 # reaches no pass of the recipe is refused, never ignored. Passes that read `settings` themselves have no option here.
+# Where a recipe allocates, `bits` are the average that its layers share (AVERAGE); only there may they be a fraction.
 OVERRIDES: dict[str, tuple[tuple[str, str | None, Callable[[Any], Any]], ...]] = {
     "bits": (
         ("assign_weights", "bits", _same),
         *(("assign", option, lambda bits: f"s{bits}") for option in ("weight", "inner_weight")),
         ("assign", "inner_weight_levels", lambda bits: 0),
     ),
+    "size": (("allocate", "size", _same),),
     "block_size": (("assign_weights", "block", _same),),
     "symmetric": (("assign_weights", "symmetric", _same),),
     "per_channel": (("assign", "granularity", _granularity), ("assign_weights", "granularity", _granularity)),
@@ -70,6 +72,9 @@ OVERRIDES: dict[str, tuple[tuple[str, str | None, Callable[[Any], Any]], ...]] =
     "opset": (("convert_opset", "opset", _same),),
     "max_float": (("protect", None, _same),),
 }
+
+AVERAGE = (("allocate", "average", float),)
+BUDGET_RECIPE = "weight-mixed-calibrated"  # what a budget is shared out by, without another wish
 
 Progress = Callable[[str, int, int | None], None]  # what is being done, samples done, samples in all if known
 _KEYS = ("version", "title", "extends", "passes", "options")
@@ -126,6 +131,13 @@ class Recipe:
             value = getattr(settings, name)
             if value is None:
                 continue
+            if name == "bits" and any(step.name == "allocate" for step in changed):
+                ways = AVERAGE
+            elif name == "bits" and isinstance(value, float):
+                raise QonnxError(
+                    f"--bits {value:g} is an average, which recipe '{self.name}' does not share out among layers; give "
+                    f"a whole number or --recipe {BUDGET_RECIPE}"
+                )
             reached = [
                 (step, option, translate) for step in changed for one, option, translate in ways if one == step.name
             ]
@@ -259,9 +271,10 @@ def recipe(name: str) -> Recipe:
 
 
 def choose_recipe(settings: Settings, *, has_data: bool) -> Recipe:
-    """The recipe that the settings ask for, with the user's options; without a wish, static 8 bit if there is data and
-    8-bit weights if there is none (never made-up data)."""
-    return recipe(settings.recipe or ("static-w8a8" if has_data else "weight-int8")).override(settings)
+    """The recipe that the settings ask for, with the user's options; without a wish, one that shares out a budget if
+    there is one, else static 8 bit if there is data and 8-bit weights if there is none (never made-up data)."""
+    usual = BUDGET_RECIPE if settings.budgeted else "static-w8a8" if has_data else "weight-int8"
+    return recipe(settings.recipe or usual).override(settings)
 
 
 # Presets: one TOML file each, in the order in which `qonnx recipes` lists them.

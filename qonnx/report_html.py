@@ -31,6 +31,11 @@ def render(report: Report) -> str:
         sections += [_outputs(found), _layers(found), _tensors(found), _sizes(found), _speed(found), _oracles(found)]
     sections += [_ledger(report), _steps(report), _origin(report)]
     title = f"{report.reference.name} → {report.result.name}" if report.result else report.reference.name
+    return page(title, sections)
+
+
+def page(title: str, sections: Iterable[str]) -> str:
+    """A page of these sections, with the report's style and script inside."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -54,7 +59,7 @@ def _header(report: Report) -> str:
     elif report.result:
         before, after = report.reference.bytes, report.result.bytes
         parts.append(
-            f'<div class="cards">{_card("size on disk", size(after), f"{ratio(after / before)} of float")}</div>'
+            f'<div class="cards">{card("size on disk", size(after), f"{ratio(after / before)} of float")}</div>'
         )
     notes = [f'<li class="bad">{escape(sentence)}</li>' for sentence in report.broken]
     notes += [f"<li>{escape(sentence)}</li>" for sentence in (*report.warnings, *(found.warnings if found else ()))]
@@ -65,28 +70,26 @@ def _header(report: Report) -> str:
 def _cards(found: Comparison) -> Iterable[str]:
     worst, before, after = found.worst_output, found.reference_footprint, found.result_footprint
     if before and after:
-        yield _card("size on disk", size(after.disk), f"{ratio(after.disk / before.disk)} of {size(before.disk)}")
+        yield card("size on disk", size(after.disk), f"{ratio(after.disk / before.disk)} of {size(before.disk)}")
     if found.latency:
         time = found.latency
-        yield _card(
-            "latency", duration(time.result.median), f"{ratio(time.ratio)} of {duration(time.reference.median)}"
-        )
-    yield _card("signal to error", decibel(worst.figures.sqnr_db), f"worst {decibel(worst.figures.worst_sqnr_db)}")
+        yield card("latency", duration(time.result.median), f"{ratio(time.ratio)} of {duration(time.reference.median)}")
+    yield card("signal to error", decibel(worst.figures.sqnr_db), f"worst {decibel(worst.figures.worst_sqnr_db)}")
     if worst.top1 is not None:
-        yield _card("top-1 agreement", percent(worst.top1), worst.top1_basis)
+        yield card("top-1 agreement", percent(worst.top1), worst.top1_basis)
     if found.metric:
-        yield _card(found.metric.name, plain(found.metric.result), f"float {plain(found.metric.reference)}")
+        yield card(found.metric.name, plain(found.metric.result), f"float {plain(found.metric.reference)}")
     if found.fusion and found.fusion.shares:
         nodes = f"{found.fusion.count('integer')} of {len(found.fusion.nodes)} nodes"
-        yield _card("integer arithmetic", percent(found.fusion.shares["integer"]), nodes)
+        yield card("integer arithmetic", percent(found.fusion.shares["integer"]), nodes)
     if before and after and before.memory and after.memory:
         times = f"{ratio(after.memory / before.memory)} of {size(before.memory)}"
-        yield _card("weights in memory", size(after.memory), times)
+        yield card("weights in memory", size(after.memory), times)
     if after and after.weights:
-        yield _card("bits per weight", f"{after.bits_per_weight:.2f}", f"{after.weights / 1e6:.1f} M weights")
+        yield card("bits per weight", f"{after.bits_per_weight:.2f}", f"{after.weights / 1e6:.1f} M weights")
 
 
-def _card(what: str, value: str, note: str) -> str:
+def card(what: str, value: str, note: str) -> str:
     inside = f'<span class="what">{escape(what)}</span><b>{escape(value)}</b><small>{escape(note)}</small>'
     return f'<div class="card">{inside}</div>'
 
@@ -100,7 +103,7 @@ def _outputs(found: Comparison) -> str:
         rows.append([f"<code>{escape(output.name)}</code> {escape(output.shape)}", *cells, percent(output.top1)])
     text = f"The result against the float model, both in ONNX Runtime as users run it, over {found.samples} samples."
     bases = {f"Top-1 agreement of {o.name}: {o.top1_basis}." for o in found.outputs if o.top1_basis}
-    return f"<section><h2>Outputs</h2><p>{text} {escape(' '.join(sorted(bases)))}</p>{_table(heads, rows)}</section>"
+    return f"<section><h2>Outputs</h2><p>{text} {escape(' '.join(sorted(bases)))}</p>{table(heads, rows)}</section>"
 
 
 def _oracles(found: Comparison) -> str:
@@ -120,8 +123,8 @@ def _oracles(found: Comparison) -> str:
         "How far two ways of running the <em>result</em> are apart: what the runtime's optimiser changes, and what the "
     )
     text += f"runtime's kernels do that the specification does not. {escape(covered)}."
-    table = _table(["pair", "tensor or node", "operator", "#SQNR", "#largest error"], rows)
-    return f"<section><h2>Three oracles</h2><p>{text}</p>{table}</section>"
+    shown = table(["pair", "tensor or node", "operator", "#SQNR", "#largest error"], rows)
+    return f"<section><h2>Three oracles</h2><p>{text}</p>{shown}</section>"
 
 
 def _layers(found: Comparison) -> str:
@@ -147,10 +150,10 @@ def _layers(found: Comparison) -> str:
         text += "them; their errors count there."
     legend = '<div class="legend"><span class="one">isolated</span><span class="two">accumulated</span></div>'
     heads = ["layer", "operator", "numbers", "", "#isolated", "#accumulated"]
-    table = f"<h2>Layers to look at first</h2>{_table(heads, rows)}" if rows else ""
+    worst = f"<h2>Layers to look at first</h2>{table(heads, rows)}" if rows else ""
     plot = plots.layer_errors(found.layers)
     return (
-        f'<section><h2>Error by layer</h2><p>{text}</p>{legend}<div class="scroll plot">{plot}</div>{table}</section>'
+        f'<section><h2>Error by layer</h2><p>{text}</p>{legend}<div class="scroll plot">{plot}</div>{worst}</section>'
     )
 
 
@@ -196,7 +199,7 @@ def _speed(found: Comparison) -> str:
         heads = ["arithmetic", "kernel", "#nodes", "#multiply-adds", "for example"]
         text = "From the graph that ONNX Runtime made of the result, compute nodes only."
         parts.append(
-            f"<h2>What the runtime really runs</h2><p>{text} {escape(found.fusion.note)}</p>{_table(heads, rows)}"
+            f"<h2>What the runtime really runs</h2><p>{text} {escape(found.fusion.note)}</p>{table(heads, rows)}"
         )
     return "<section>" + "".join(parts) + "</section>" if parts else ""
 
@@ -216,12 +219,12 @@ def _ledger(report: Report) -> str:
         macs = (f"{row.macs / 1e6:.1f} M" if row.macs else "", row.macs or 0)
         rows.append([f"<code>{escape(row.node)}</code>", escape(row.operator), state, escape(detail), macs])
     heads = ["node", "operator", "outcome", "detail", "#multiply-adds"]
-    table = _table(heads, rows, sortable=True, identifier="ledger")
+    all_rows = table(heads, rows, sortable=True, identifier="ledger")
     hint = "Filter by name, operator or outcome"
     search = f'<input id="filter" type="search" placeholder="{hint}" aria-label="{hint}">'
     text = "Every node that could be quantized, and what became of it."
     return f"""<section><h2>Coverage</h2><p>{text}</p>
-<div class="chips">{"".join(chips)}</div>{search}{table}</section>"""
+<div class="chips">{"".join(chips)}</div>{search}{all_rows}</section>"""
 
 
 def _steps(report: Report) -> str:
@@ -233,7 +236,7 @@ def _steps(report: Report) -> str:
         changes = f"<details><summary>{step.changes}</summary><ul>{more}</ul></details>" if more else str(step.changes)
         memory = f"{step.peak_mb:.0f} MB" if step.peak_mb else "–"
         rows.append([escape(step.name), duration(step.seconds), memory, changes])
-    return f"<section><h2>Steps</h2>{_table(['step', '#time', '#peak memory', 'changes'], rows)}</section>"
+    return f"<section><h2>Steps</h2>{table(['step', '#time', '#peak memory', 'changes'], rows)}</section>"
 
 
 def _origin(report: Report) -> str:
@@ -244,12 +247,12 @@ def _origin(report: Report) -> str:
     shown = (
         f"<details><summary>Recipe as resolved</summary><pre>{escape(recipe)}</pre></details>" if report.recipe else ""
     )
-    table = _table(["file", "#size", "SHA-256"], rows)
+    digests = table(["file", "#size", "SHA-256"], rows)
     target = f" for {escape(report.target)}" if report.target else ""
-    return f"<section><h2>Made with</h2><p>qonnx {report.verb}{target}; {versions}.</p>{table}{shown}</section>"
+    return f"<section><h2>Made with</h2><p>qonnx {report.verb}{target}; {versions}.</p>{digests}{shown}</section>"
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence], *, sortable: bool = False, identifier: str = "") -> str:
+def table(heads: Sequence[str], rows: Sequence[Sequence], *, sortable: bool = False, identifier: str = "") -> str:
     """A table of cells that are HTML already; a head that begins with # is a column of numbers. A cell may be a pair
     (text, value to sort by)."""
     numbers = [head.startswith("#") for head in heads]

@@ -125,6 +125,53 @@ def latency_bars(latency: Latency) -> str:
     return _svg(WIDTH, 2 * pitch + 2, parts, "Latency of both models, median with tenth and ninetieth percentile")
 
 
+def curves(series: Sequence[Sequence[tuple[float, float, str]]], across: str, up: str) -> str:
+    """Lines through points (x, y, title): the first series in the first colour with dots, the second in the second.
+
+    Points whose y is not finite are left out. across, up: what the axes count.
+    """
+    finite = [point for points in series for point in points if math.isfinite(point[1])]
+    if not finite:
+        return ""
+    height, left, right, top, bottom = 320, 60, 24, 14, 44
+    highest_x, lowest_y, highest_y = max(p[0] for p in finite), min(p[1] for p in finite), max(p[1] for p in finite)
+    step_x, step_y = _step(highest_x, 8), _step(max(highest_y - min(lowest_y, 0.0), 1e-9), 6)
+    low, high = math.floor(min(lowest_y, 0.0) / step_y) * step_y, math.ceil(highest_y / step_y) * step_y
+    wide = math.ceil(highest_x / step_x) * step_x
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return (
+            left + x / wide * (WIDTH - left - right),
+            top + (high - y) / (high - low or 1) * (height - top - bottom),
+        )
+
+    parts = []
+    for index in range(round((high - low) / step_y) + 1):
+        y = place(0, low + index * step_y)[1]
+        parts.append(f'<line class="grid" x1="{left}" x2="{WIDTH - right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="tick end" x="{left - 8}" y="{y + 4:.1f}">{plain(low + index * step_y)}</text>')
+    for index in range(round(wide / step_x) + 1):
+        x = place(index * step_x, low)[0]
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{height - 26}" text-anchor="middle">'
+                     f"{plain(index * step_x)}</text>")  # fmt: skip
+    parts.append(f'<text class="axis" x="{left}" y="{height - 6}">{escape(across)} →</text>')
+    parts.append(f'<text class="axis" transform="translate(12 {height / 2:.0f}) rotate(-90)" text-anchor="middle">'
+                 f"{escape(up)}</text>")  # fmt: skip
+    for kind, points in zip(("one", "two"), series, strict=False):
+        drawn = [(*place(x, y), title) for x, y, title in points if math.isfinite(y)]
+        line = " ".join(f"{a:.1f},{b:.1f}" for a, b, _ in drawn)
+        parts.append(f'<polyline class="line {kind}" points="{line}"/>')
+        parts += [f'<circle class="dot {kind}" cx="{a:.1f}" cy="{b:.1f}" r="4"><title>{escape(title)}</title></circle>'
+                  for a, b, title in drawn]  # fmt: skip
+    return _svg(WIDTH, height, parts, f"{up} against {across}")
+
+
+def _step(span: float, most: int) -> float:
+    """The smallest round step (1, 2 or 5 times a power of ten) of which `most` cover `span`."""
+    power = 10.0 ** math.floor(math.log10(span / most))
+    return next(power * m for m in (1, 2, 5, 10) if power * m * most >= span * (1 - 1e-9))
+
+
 def _drawable(figures) -> bool:
     return figures is not None and not math.isnan(figures.sqnr_db)
 

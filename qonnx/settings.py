@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import onnx_ir as ir
 
+from qonnx.byte_sizes import byte_count
 from qonnx.errors import QonnxError
 from qonnx.options import annotations, check_names, checked
 from qonnx.selection import check_patterns, first_match, names
@@ -35,7 +36,9 @@ class Settings:
         dry_run: plan only; nothing is written.
         nodes_to_quantize, nodes_to_exclude: node names; exact, glob or `re:`.
         op_types_to_quantize, op_types_to_exclude: operator types, the same three ways.
-        bits: of weights. block_size: entries of a weight's input axis that share a scale.
+        bits: of weights; with a fraction the average over all layers, which then get formats of their own.
+        size: bytes of the result at most, a number or a text like "12MB"; layers then get formats of their own.
+        block_size: entries of a weight's input axis that share a scale.
         symmetric: zero_point of weights is zero. per_channel: one scale an output channel of a weight.
         reduce_range: 7-bit weights, for CPUs whose 8-bit products saturate.
         calibration_method: how a range is chosen. percentile: kept share of values in percent, for that method.
@@ -65,7 +68,8 @@ class Settings:
     nodes_to_exclude: tuple[str, ...] = ()
     op_types_to_quantize: tuple[str, ...] = ()
     op_types_to_exclude: tuple[str, ...] = ()
-    bits: int | None = None
+    bits: int | float | None = None
+    size: int | str | None = None
     block_size: int | None = None
     symmetric: bool | None = None
     per_channel: bool | None = None
@@ -91,6 +95,10 @@ class Settings:
             if isinstance(value, str) and name in _LISTS:  # one name in place of a list of one
                 value = (value,)
             object.__setattr__(self, name, checked(value, annotation, f"option '{name}'"))
+        if self.bits is not None and self.bits == int(self.bits):
+            object.__setattr__(self, "bits", int(self.bits))
+        if self.size is not None:
+            object.__setattr__(self, "size", byte_count(self.size, "--size"))
         for name, (low, high) in _BOUNDS.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
@@ -101,6 +109,11 @@ class Settings:
             raise QonnxError(
                 f"--percentile has no effect with --calibration-method {self.calibration_method}; leave it out"
             )
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether bytes or an average of bits are to be shared out among the layers."""
+        return self.size is not None or isinstance(self.bits, float)
 
     def selects(self, node: ir.Node) -> bool:
         """Whether the user's patterns let this node be quantized."""
@@ -156,7 +169,7 @@ def _all_nodes(model: ir.Model):
 _LISTS = tuple(name for name, kind in Settings.__annotations__.items() if kind == "tuple[str, ...]")
 _BOUNDS = {
     "samples": (1, float("inf")),
-    "bits": (2, 16),
+    "bits": (1, 16),
     "block_size": (2, 2**20),
     "percentile": (50, 100),
     "opset": (13, 25),

@@ -72,7 +72,7 @@ def test_only_what_the_target_takes():
 def test_a_budget_that_is_too_small_is_said():
     with pytest.raises((QonnxError, ir.passes.PassError)) as caught:
         allocated(size=1000)
-    assert "smallest formats take" in str(caught.value) + str(caught.value.__cause__)
+    assert "smallest possible" in str(caught.value) + str(caught.value.__cause__)
     with pytest.raises(QonnxError, match="7 bits are no choice"):
         Allocate(None, TARGETS["ort-cpu"], bits=(4, 7))
 

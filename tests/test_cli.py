@@ -118,7 +118,7 @@ def test_bad_input_shapes(word):
         (["convert", "m.onnx", "--calib"], "unknown option '--calib'"),
         (["convert", "m.onnx", "n.onnx"], "unexpected argument 'n.onnx'"),
         (["convert"], "no model given"),
-        (["convert", "m.onnx", "--bits", "many"], "invalid int value: 'many'"),
+        (["convert", "m.onnx", "--bits", "many"], "invalid float value: 'many'"),
         (["convert", "m.onnx", "--bits"], "expected one argument"),
         (["convert", "m.onnx", "--bits", "99"], "must lie between"),
         (["convert", "m.onnx", "--calibration-method", "minmax"], "did you mean 'min-max'?"),

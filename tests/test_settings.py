@@ -82,7 +82,7 @@ def test_patterns_that_match_nothing_are_errors(options, said, model):
         ({"bitz": 4}, "unknown option 'bitz'; did you mean 'bits'"),
         ({"bits": "4"}, "must be a whole number"),
         ({"bits": True}, "must be a whole number"),
-        ({"bits": 1}, "must lie between 2 and 16"),
+        ({"bits": 0}, "must lie between 1 and 16"),
         ({"percentile": 101}, "must lie between 50 and 100"),
         ({"calibration_method": "minmax"}, "did you mean 'min-max'"),
         ({"nodes_to_exclude": 3}, "must be a list"),

@@ -7,6 +7,7 @@ Verbs are imported when they are called, so that `qonnx --help` answers at once.
 VERBS: dict[str, str] = {
     "convert": "quantize a model, prove the result against the original, write it",
     "check": "compare any two models of equal interface on data",
+    "pareto": "what a model loses at every file size: a table and a plot",
     "inspect": "what is in a model, what can be quantized, sizes by layer",
     "export": "write portable variants of a converted model: what other runtimes read",
     "demo": "write a web page that runs float and quantized side by side",

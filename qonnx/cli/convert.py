@@ -25,7 +25,8 @@ Exit codes: 0 done; 1 a bound does not hold or nothing was quantized; 2 bad inpu
 Examples:
   qonnx convert model.onnx
   qonnx convert model.onnx --data images/ --preprocess imagenet --target tensorrt -o model.trt.onnx
-  qonnx convert model.onnx --data calibration.npz --min-sqnr 30 --report report.html"""
+  qonnx convert model.onnx --data calibration.npz --min-sqnr 30 --report report.html
+  qonnx convert model.onnx --data calibration.npz --size 12MB"""
 
 
 def arguments(parser: Parser) -> None:
@@ -40,7 +41,8 @@ def run(options: argparse.Namespace) -> int:
     given = given_settings(options)
     given.setdefault("output", pathlib.Path(options.model).stem + OUTPUT_SUFFIX)
     settings = Settings(**given)
-    if options.data is None and settings.recipe is None and settings.stats is None and not settings.quiet:
+    alone = options.data is None and settings.stats is None and settings.recipe is None and not settings.budgeted
+    if alone and not settings.quiet:
         notice = f"no --data: quantizing weights only, to {settings.bits or 8} bits"
         print(f"{notice} (pass --data for 8-bit activations)", file=sys.stderr)
     with ticking(quiet=settings.quiet) as progress:

@@ -25,7 +25,8 @@ OPTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "how it is quantized": {
         "target": ("NAME", "runtime that the result is for (default: ort-cpu; see 'qonnx targets')"),
         "recipe": ("NAME", "preset or .toml file (default: static-w8a8 with data, weight-int8 without)"),
-        "bits": ("N", "bits of weights"),
+        "bits": ("N", "bits of weights; with a fraction, as in 2.5, their average over all layers"),
+        "size": ("BYTES", "the file is to be at most this large, as in 12MB: formats are chosen layer by layer"),
         "block_size": ("N", "weights that share a scale, along the axis that is summed over"),
         "symmetric": ("", "zero points of weights are zero"),
         "per_channel": ("", "one scale for each output channel of a weight, or one for the tensor"),
@@ -148,6 +149,8 @@ def _reading(name: str, metavar: str, kinds: Mapping[str, Any]) -> dict[str, Any
         return {"action": argparse.BooleanOptionalAction}
     if name == "input_shapes" or "tuple[str" in kind:
         return {"nargs": "+", "action": "extend", "metavar": metavar}
+    if "| str" in kind:  # a number or a text: read where it is checked
+        return {"metavar": metavar}
     reader = pathlib.Path if "Path" in kind else float if "float" in kind else int if "int" in kind else str
     return {"type": reader, "metavar": metavar}
 

@@ -1,0 +1,214 @@
+"""Choices for a budget: the formats that each matrix may take, their bytes, and what each does to the model's outputs.
+
+What a format does is measured once a layer, at `reference` bits with everything else in float; for other formats it is
+scaled by the ratio of the layer's own errors ‖W − Ŵ‖², to which it is proportional while errors are small (the
+linearised loss of Q-Palette, 2025). A model of more layers than `runs` is measured in groups of neighbours, whose harm
+is shared out by their relative errors. All measurements are runs of one session whose weights are inputs, so that no
+session is opened for a layer. Everything is rounded plainly here: solvers that see data gain on it later.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from qonnx.allocation import Allocation, Choice
+from qonnx.codebooks import CODEBOOKS, CodebookFormat
+from qonnx.errors import QonnxError
+from qonnx.footprint import stored_bytes
+from qonnx.formats import FORMATS, IntFormat
+from qonnx.harm import Harm, Judge, opened
+from qonnx.lean import structure_bytes
+from qonnx.notes import clone, note
+from qonnx.passes.assign_codebooks import books_for
+from qonnx.passes.assign_weights import STORED
+from qonnx.passes.rewire import array, is_op, set_input
+from qonnx.passes.solve_weights import solve
+from qonnx.plan import Plan
+from qonnx.targets import Target
+
+# What a placed format adds to the file besides its arrays: attributes of a layer, names of its operands, each of which
+# stands in the node and at the tensor; once, function bodies of two operators (6.6 kB) and the recipe.
+_LAYER_BYTES, _NAMES, _ONCE_BYTES = 400, 12, 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Menu:
+    """Formats to choose from: integers of `bits` in blocks, code books of these names; `most` bits a weight for those,
+    `reference` bits to measure at, in at most `runs` runs."""
+
+    bits: tuple[int, ...]
+    books: tuple[str, ...]
+    reference: int
+    runs: int
+    most: float = 6.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """What was found. A layer is a weight and the nodes that read it.
+
+    layers: positions in the graph. formats, choices: by layer, in the same order. weights: numbers in all layers.
+    rest: bytes of the file besides these weights, a little too many rather than too few.
+    """
+
+    layers: tuple[tuple[int, ...], ...]
+    formats: tuple[tuple[IntFormat | CodebookFormat, ...], ...]
+    choices: tuple[tuple[Choice, ...], ...]
+    weights: int
+    rest: int
+    trial: Trial
+
+    def chosen(self, allocation: Allocation) -> list[IntFormat | CodebookFormat]:
+        """The format of each layer."""
+        return [formats[j] for formats, j in zip(self.formats, allocation.chosen, strict=True)]
+
+    def measure(self, allocation: Allocation) -> Harm:
+        """What all chosen formats together do to the outputs, with plain rounding."""
+        return self.trial.harm(dict(enumerate(self.chosen(allocation))))
+
+
+class Trial:
+    """One session in which the weights of `layers` are inputs: any of them can be rounded for a run."""
+
+    def __init__(self, model: ir.Model, layers: Sequence[tuple[int, ...]], judged: Judge):
+        copy, self.judged = clone(model), judged
+        nodes, self.sources, self.true = list(copy.graph), [list(model.graph)[some[0]] for some in layers], {}
+        self.latest: dict[int, tuple] = {}  # neighbours on a front differ in few layers: the last weights are kept
+        for number, some in enumerate(layers):
+            old = nodes[some[0]].inputs[1]
+            weight = ir.Value(name=f"{old.name}_trial_{number}", shape=old.shape, type=ir.TensorType(old.dtype))
+            self.true[weight.name] = array(old)
+            copy.graph.inputs.append(weight)
+            for index in some:
+                set_input(nodes[index], 1, weight)
+        self.session = opened(copy, judged)
+
+    def harm(self, chosen: dict[int, IntFormat | CodebookFormat]) -> Harm:
+        """Of rounding the layers of these numbers."""
+        weights = dict(self.true)
+        for number, format in chosen.items():
+            name = list(self.true)[number]
+            if self.latest.get(number, (None,))[0] != format:
+                decoded = rounded(self.sources[number], format).decode().astype(weights[name].dtype)
+                self.latest[number] = format, decoded
+            weights[name] = self.latest[number][1]
+        names = list(self.judged.names)
+        return self.judged.score(self.session.run(names, {**feeds, **weights}) for feeds in self.judged.samples)
+
+
+def survey(
+    model: ir.Model, menu: Menu, target: Target, judged: Judge, progress: Callable[[int], None] | None = None
+) -> Survey | None:
+    """The choices of every layer that is planned in blocks; None if there is none.
+
+    progress: called with the layers that are done. Raises QonnxError if the target takes no format of the menu.
+    """
+    layers = _layers(model)
+    if not layers:
+        return None
+    nodes, trial = list(model.graph), Trial(model, layers, judged)
+    formats = [_formats(nodes[some[0]], menu, target, model.graph.opset_imports.get("", 1)) for some in layers]
+    group = -(-len(layers) // menu.runs)
+    choices: list[tuple[Choice, ...]] = []
+    for first in range(0, len(layers), group):
+        numbers = range(first, min(first + group, len(layers)))
+        references = {n: at(note(trial.sources[n]).plan.weight, menu.reference) for n in numbers}
+        tables = [_errors(trial.sources[n], {*formats[n], references[n]}) for n in numbers]
+        noise = trial.harm(references).noise / max(
+            sum(table[references[n]][1] for n, table in zip(numbers, tables, strict=True)), 1e-30
+        )
+        for n, table in zip(numbers, tables, strict=True):
+            choices.append(tuple(Choice(f.name, table[f][0], noise * table[f][1]) for f in formats[n]))
+            if progress is not None:
+                progress(n + 1)
+    weights = sum(array(source.inputs[1]).size for source in trial.sources)
+    return Survey(tuple(layers), tuple(formats), tuple(choices), weights, _rest(model, layers), trial)
+
+
+def at(format: IntFormat, bits: int) -> IntFormat:
+    """`format` with another number of bits."""
+    stored = STORED[bits]
+    plain = FORMATS[f"{'s' if format.symmetric else 'u'}{stored}"]
+    levels = 0 if stored == bits else 2**bits
+    return dataclasses.replace(plain, levels=levels, granularity=format.granularity, block=format.block)
+
+
+def rounded(node: ir.Node, format: IntFormat | CodebookFormat):
+    """The node's weight in that format, without data."""
+    plan = dataclasses.replace(note(node).plan, weight=format)
+    return solve(node, plan, "kmeans" if isinstance(format, CodebookFormat) else "nearest-searched", None)
+
+
+def _layers(model: ir.Model) -> list[tuple[int, ...]]:
+    """Weights planned in blocks, each with all nodes that read it, in graph order."""
+    found: dict[ir.Value, list[int]] = {}
+    for index, node in enumerate(model.graph):
+        plan = note(node).plan
+        if not isinstance(plan, Plan) or not isinstance(plan.weight, IntFormat) or plan.weight_index != 1:
+            continue
+        if plan.weight.granularity == "block" and note(node).fate is None and note(node).solved is None:
+            found.setdefault(node.inputs[1], []).append(index)
+    return [tuple(indices) for indices in found.values()]
+
+
+def _formats(node: ir.Node, menu: Menu, target: Target, opset: int) -> tuple[IntFormat | CodebookFormat, ...]:
+    """What the node may get. Only matrices can be packed to any number of bits, or be in code books."""
+    packs, taken = is_op(node, "MatMul", "Gemm"), []
+    if packs and not target.standard_only:
+        fitting = (books_for(node, CODEBOOKS[name], menu.most) for name in menu.books)
+        taken += [format for format in fitting if format is not None]
+    for bits in sorted(set(menu.bits)):
+        way = target.weight_only.get(str(bits))
+        if way is None or (way == "lowbit" and not packs) or (bits == 2 and opset < 25):
+            continue
+        taken.append(at(note(node).plan.weight, bits))
+    if not taken:
+        raise QonnxError(
+            f"target '{target.name}' takes none of {', '.join(map(str, menu.bits))} bits for '{node.name}'; "
+            "give others in option 'bits' of pass 'allocate'"
+        )
+    return tuple(taken)
+
+
+def _errors(node: ir.Node, formats: set) -> dict:
+    """Bytes and relative error ‖W − Ŵ‖² / ‖W‖² of each format."""
+    weight, found = np.asarray(array(node.inputs[1]), np.float64), {}
+    power = max(float(np.square(weight).sum()), 1e-30)
+    for format in formats:
+        solved = rounded(node, format)
+        found[format] = _nbytes(solved), float(np.square(weight - solved.decode()).sum()) / power
+    return found
+
+
+def _nbytes(solved) -> int:
+    """Bytes in the file, with codes packed to the bits that are used and zero points as bytes where they are packed."""
+    format = solved.format
+    if isinstance(format, CodebookFormat) or not format.levels:
+        return solved.nbytes
+    zero_points = 0 if format.symmetric else solved.zero_point.size
+    return -(-solved.codes.size * (format.levels - 1).bit_length() // 8) + solved.scale.size * 4 + zero_points
+
+
+def _rest(model: ir.Model, layers: Sequence[tuple[int, ...]]) -> int:
+    """Bytes of the file without the weights of `layers`; other planned weights count as they will be stored."""
+    nodes, seen = list(model.graph), set()
+    total = structure_bytes(model) + stored_bytes(model) + _ONCE_BYTES
+    for some in layers:
+        seen.add(nodes[some[0]].inputs[1])
+        total -= nodes[some[0]].inputs[1].const_value.nbytes
+        total += sum(_LAYER_BYTES + _NAMES * len(nodes[index].inputs[1].name) for index in some)
+    for node in nodes:
+        plan = note(node).plan
+        if not isinstance(plan, Plan) or plan.weight is None or note(node).fate is not None:
+            continue
+        weight = node.inputs[plan.weight_index]
+        if weight in seen or weight.const_value is None:
+            continue
+        seen.add(weight)
+        total += solve(node, plan, "nearest", None).nbytes - weight.const_value.nbytes
+        total += _LAYER_BYTES + _NAMES * len(weight.name)
+    return total
