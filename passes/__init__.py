@@ -15,6 +15,7 @@ from qonnx.passes.infer_shapes import InferShapes
 from qonnx.passes.inline_functions import InlineFunctions
 from qonnx.passes.label import Label
 from qonnx.passes.lift_constants import LiftConstants
+from qonnx.passes.low_rank import LowRank
 from qonnx.passes.lower import Lower
 from qonnx.passes.lower_dynamic import LowerDynamic
 from qonnx.passes.lower_static import LowerStatic
@@ -61,6 +62,7 @@ PASSES: dict[str, type[Pass]] = {
     "assign_codebooks": AssignCodebooks,
     "assign_weights": AssignWeights,
     "allocate": Allocate,
+    "low_rank": LowRank,
     "solve_weights": SolveWeights,
     "solve_in_turn": SolveInTurn,
     "correct_bias": CorrectBias,
