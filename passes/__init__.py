@@ -31,6 +31,7 @@ from qonnx.passes.remove_identities import RemoveIdentities
 from qonnx.passes.reparameterize import Reparameterize
 from qonnx.passes.reparameterize_attention import ReparameterizeAttention
 from qonnx.passes.reparameterize_inputs import ReparameterizeInputs
+from qonnx.passes.rotate_residual import RotateResidual
 from qonnx.passes.solve_in_turn import SolveInTurn
 from qonnx.passes.solve_weights import SolveWeights
 from qonnx.passes.spell_quantized import SpellQuantized
@@ -53,6 +54,7 @@ PASSES: dict[str, type[Pass]] = {
     "remove_dead": RemoveDead,
     "split_conv_transpose": SplitConvTranspose,
     "patches_to_matmul": PatchesToMatMul,
+    "rotate_residual": RotateResidual,
     "label": Label,
     "observe": Observe,
     "reparameterize": Reparameterize,

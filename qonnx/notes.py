@@ -51,6 +51,7 @@ class Note:
     after: str | None = None  # value: activation applied to it by all its consumers ("HardSwish", …)  (label)
     encodings: dict[str, Any] = dataclasses.field(default_factory=dict)  # value: format name -> Encoding   (assign)
     folded: bool = False  # node: a norm whose channel ranges were judged                       (reparameterize)
+    rotated: bool = False  # node: its residual stream, heads or inputs were judged                    (rotate_*)
     split: bool = False  # node: was judged for a low-rank branch, or is part of one                  (low_rank)
     plan: Any = None  # node: qonnx.plan.Plan                                                          (assign)
     solved: Any = None  # node: qonnx.formats.QuantizedTensor of its weight                     (solve_weights)

@@ -1,0 +1,152 @@
+"""Rotations folded into weights: which streams there are, that the function stays, and when a rotation is kept."""
+
+import dataclasses
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from models.tiny import build, tiny_llama
+from models.tiny import inputs as feeds_of
+from qonnx.notes import warnings
+from qonnx.passes import PASSES, SPELLING
+from qonnx.passes.residual_stream import streams
+from qonnx.passes.rewire import array, is_op
+from qonnx.passes.rotate_residual import RotateResidual, rotation_for
+from qonnx.runtime import session
+
+BLOCK = """<ir_version: 10, opset_import: ["": 21]> g (float[B, 5, 24] x, float[24, 48] w_in, float[48] b_in,
+    float[48] gamma1, float[48] beta1, float[48, 96] w_up, float[96] b_up, float[96, 48] w_down, float[48] b_down,
+    float[48] gamma2, float[48] beta2, float[10, 48] w_head, float[1, 5, 48] b_place) => (float[B, 5, 10] y) {
+    e = MatMul(x, w_in)  e1 = Add(e, b_in)  s0 = Add(e1, b_place)
+    n1 = LayerNormalization<epsilon = 0.00001>(s0, gamma1, beta1)
+    u = MatMul(n1, w_up)  u1 = Add(u, b_up)  r = Relu(u1)
+    d = MatMul(r, w_down)  d1 = Add(d, b_down)  s1 = Add(s0, d1)
+    n2 = LayerNormalization<epsilon = 0.00001>(s1, gamma2, beta2)
+    t = Transpose<perm = [1, 0]>(w_head)  y = MatMul(n2, t) }"""
+
+
+def spelt(model, opset=None):
+    for name in SPELLING:
+        options = {"opset": opset} if name == "convert_opset" and opset else {}
+        PASSES[name](**options)(model)
+    return model
+
+
+def outputs(model, seed=0):
+    return session(model, optimization="none", threads=1).run(None, feeds_of(model, seed))
+
+
+def difference(expected, found):
+    return max(float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-30)) for a, b in zip(expected, found, strict=True))
+
+
+def loud(model, names=("w_up",), channels=(3, 17), by=12.0):
+    """The model with a few loud input channels, as trained transformers have."""
+    for name in names:
+        value = next(v for v in model.graph.initializers.values() if v.name == name)
+        data = array(value).copy()
+        data[list(channels)] *= by
+        value.const_value = ir.tensor(data, name=name)
+    return model
+
+
+def test_a_stream_has_writers_norms_readers_and_constants():
+    (stream,) = streams(spelt(build(BLOCK)).graph)
+    assert stream.width == 48
+    assert [layer.weight.name for layer in stream.writers] and len(stream.writers) == 2
+    assert sorted(len(behind) for behind in stream.norms.values()) == [1, 1]
+    assert len(stream.constants) == 1 and not stream.readers
+    assert not stream.foreign_makers and not stream.foreign_readers
+
+
+@pytest.mark.parametrize("width", [48, 64, 50])
+def test_rotations_keep_lengths_and_means(width):
+    (stream,) = streams(spelt(build(BLOCK)).graph)
+    rotation = rotation_for(dataclasses.replace(stream, width=width), seed=1)
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(width), atol=1e-12)
+    np.testing.assert_allclose(rotation.sum(0), np.ones(width), atol=1e-12)
+    assert np.abs(rotation).max() < 0.9  # no channel stays by itself
+
+
+def test_the_function_stays_with_layer_norms():
+    model, expected = spelt(build(BLOCK)), outputs(build(BLOCK))
+    changes = RotateResidual(always=True)(model).changes
+    assert [change.what for change in changes] == ["4 layers rotated, 0 products added"]
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    assert difference(expected, outputs(model)) <= 1e-5
+    assert not RotateResidual(always=True)(model).changes
+
+
+def test_the_function_stays_in_a_llama():
+    model, expected = spelt(tiny_llama(), opset=23), outputs(tiny_llama())
+    (stream,) = streams(model.graph)
+    assert len(stream.writers) == 4 and len(stream.tables) + len(stream.foreign_makers) == 1
+    assert len(RotateResidual(always=True)(model).changes) == 1
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    assert difference(expected, outputs(model)) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "products"),
+    [
+        ("s1 = Add(s0, d1)", "s1a = Add(s0, d1)  k = Sigmoid(s1a)  s1 = Add(s1a, k)", 2),  # made and read by others
+        ("float[B, 5, 10] y)", "float[B, 5, 10] y, float[B, 5, 48] s1)", 1),  # returned
+        ("s0 = Add(e1, b_place)", "s00 = Add(e1, b_place)  s0 = Identity(s00)", 0),
+        ("d1 = Add(d, b_down)", "d0 = Add(d, b_down)  d1 = Tanh(d0)", 1),
+    ],
+)
+def test_foreign_makers_and_readers_get_the_old_basis(old, new, products):
+    text = BLOCK.replace(old, new)
+    model, expected = spelt(build(text)), outputs(build(text))
+    (change,) = RotateResidual(always=True, extra=2)(model).changes
+    assert f"{products} products added" in change.what
+    assert difference(expected, outputs(model)) <= 1e-5
+    if products:
+        few = spelt(build(text))
+        assert not RotateResidual(always=True, extra=products - 1)(few).changes
+        assert difference(expected, outputs(few)) == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("s0 = Add(e1, b_place)", "s0a = Add(e1, b_place)  s0 = Relu(s0a)"),  # not linear: no writer left but one
+        ("n1 = LayerNormalization<epsilon = 0.00001>", "n1 = LayerNormalization<epsilon = 0.00001, axis = 1>"),
+    ],
+)
+def test_what_is_no_rotation_is_not_made_one(old, new):
+    text = BLOCK.replace(old, new)
+    if "axis = 1" in new:
+        text = text.replace("float[48] gamma1, float[48] beta1", "float[5, 48] gamma1, float[5, 48] beta1")
+    model, expected = spelt(build(text)), outputs(build(text))
+    RotateResidual(always=True)(model)
+    assert difference(expected, outputs(model)) <= 1e-5
+
+
+def test_a_wrong_rotation_is_seen(monkeypatch):
+    """One that keeps lengths but not the mean changes what a LayerNormalization gives."""
+    import qonnx.passes.rotate_residual as module
+
+    wrong = lambda stream, seed: np.linalg.qr(np.random.default_rng(seed).normal(size=(stream.width,) * 2))[0]  # noqa: E731 - a stand-in
+    monkeypatch.setattr(module, "rotation_for", wrong)
+    model, expected = spelt(build(BLOCK)), outputs(build(BLOCK))
+    RotateResidual(always=True)(model)
+    assert difference(expected, outputs(model)) > 1e-3
+
+
+def test_kept_only_where_rounding_gains():
+    """Loud channels gain; weights that lie on a grid already would lose."""
+    gains = spelt(loud(build(BLOCK)))
+    assert RotateResidual(bits=3, block=64)(gains).changes
+    on_a_grid = spelt(build(BLOCK))
+    for value in on_a_grid.graph.initializers.values():
+        if any(is_op(use.node, "MatMul") for use in value.uses()):
+            value.const_value = ir.tensor(np.sign(array(value)) + np.float32(0.0), name=value.name)
+    for node in on_a_grid.graph:
+        if is_op(node, "LayerNormalization"):
+            scale = node.inputs[1]
+            scale.const_value = ir.tensor(np.ones_like(array(scale)), name=scale.name)
+    assert not RotateResidual()(on_a_grid).changes
+    assert any("is not rotated" in sentence for sentence in warnings(on_a_grid))
