@@ -7,7 +7,7 @@ constant weight, from the samples' rows:
 1. the target: what the float layer gives. Where the layer's output is only added to a residual stream, the target is
    what makes the float model's *sum*, so that the error which the stream carries is corrected where it can be;
 2. ridge least squares (qonnx.solvers.ridge) moves the weights towards the target; the ridge is the one that does best
-   on the fifth of the samples that its fit does not see;
+   on the fifth of the samples that its fit does not see. An infinite ridge leaves them as they are: no targets then;
 3. a solver rounds the moved weights against the Gram matrix of the twin's inputs;
 4. the mean error that is left is noted as `mean_error`, which `place_qdq` takes out of the bias.
 
@@ -50,7 +50,7 @@ from qonnx.passes.solve_weights import layout_of, solve
 from qonnx.patches import patches
 from qonnx.plan import Plan
 from qonnx.probes import reads
-from qonnx.solvers.ridge import Regression, choose_ridge, fitted
+from qonnx.solvers.ridge import Inputs, Regression, choose_ridge, fitted, shrunk
 from qonnx.walk import Walk
 
 _log = logging.getLogger(__name__)
@@ -104,6 +104,7 @@ class SolveInTurn(Pass):
             streams = {node: self._stream(node, twins[node], free) for node in stage}
             walks.true.reach([n.inputs[0].name for n in stage], [s[0].name for s in streams.values() if s])
             walks.twin.reach([twins[n].inputs[0].name for n in stage], [s[1].name for s in streams.values() if s])
+            walks.summed.clear()
             for node in stage:
                 yield node, self._layer(node, twins[node], streams[node], walks, shared)
             waiting = [node for node in waiting if node not in free]
@@ -121,6 +122,8 @@ class SolveInTurn(Pass):
         """Solve one layer, hand the result to the twin, and say what was done."""
         plan, layout, value = note(node).plan, layout_of(node), node.inputs[1]
         rows = layout.to_rows(np.asarray(array(value), np.float32))
+        if self.ridge is not None and not np.isfinite(self.ridge):
+            return self._unmoved(node, twin, rows, walks, shared)
         fit, held_out = _regressions(node, twin, rows, stream, walks)
         whole, ridge = fit + held_out, self.ridge
         if ridge is None:
@@ -138,13 +141,44 @@ class SolveInTurn(Pass):
         _log.info("%s: ridge %g, SQNR with float weights %.1f dB, with codes %.1f", node.name, ridge, *noise)
         return f"weight solved as {plan.weight.name} by {self.solver}, ridge {ridge:g}, {noise[1]:.1f} dB"
 
+    def _unmoved(self, node: ir.Node, twin: ir.Node, rows: np.ndarray, walks: Walks, shared: dict) -> str:
+        """`_layer` where least squares move nothing: no targets are summed up."""
+        plan, layout, value = note(node).plan, layout_of(node), node.inputs[1]
+        inputs = walks.inputs(node, twin, rows.shape[-1])
+        if value not in shared:
+            shared[value] = solve(node, plan, self.solver, shrunk(inputs.gram, inputs.count))
+        note(node).solved = shared[value]
+        weight = shared[value].decode()
+        solved = layout.to_rows(weight)
+        if not (plan.output and is_op(node, "MatMul")):
+            note(node).mean_error = inputs.shift(rows, solved).reshape(-1)
+        _renew(twin, weight, note(node).mean_error)
+        own = decibel(inputs.noise(rows, solved))
+        _log.info("%s: SQNR with codes %.1f dB on its own inputs", node.name, own)
+        return f"weight solved as {plan.weight.name} by {self.solver}, {own:.1f} dB"
+
 
 @dataclasses.dataclass
 class Walks:
-    """The float model and its quantized twin, side by side."""
+    """The float model and its quantized twin, side by side; `summed` keeps the sums of inputs of the current stage."""
 
     true: Walk
     twin: Walk
+    summed: dict[tuple, Inputs] = dataclasses.field(default_factory=dict)
+
+    def inputs(self, node: ir.Node, twin: ir.Node, columns: int) -> Inputs:
+        """Sums of what the node and its twin read; of each value once."""
+        window = window_of(node) if is_op(node, "Conv") else None
+        key = (node.inputs[0].name, twin.inputs[0].name, window)
+        if key not in self.summed:
+            found = None
+            pairs = zip(self.true.arrays(key[0]), self.twin.arrays(key[1]), strict=True)
+            for index, pair in enumerate(pairs):
+                true, quantized = (patches(a.astype(np.float32, copy=False), window, index) for a in pair)
+                found = found or Inputs.zeros(len(true), columns)
+                found.add(true, quantized)
+            self.summed[key] = found
+        return self.summed[key]
 
 
 def _walkable(node: ir.Node) -> bool:

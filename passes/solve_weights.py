@@ -76,7 +76,9 @@ def solve(
     if gram is not None and layout.taps_first:
         gram = gram[:, layout.columns[:, None], layout.columns]
     codes = SOLVERS[solver](rows, format, gram)
-    return to_tensor(rounded_scale(codes, rows, value.dtype, renew=gram is None or solver != "gptq"), layout)
+    return to_tensor(
+        rounded_scale(codes, rows, value.dtype, renew=gram is None or solver.startswith("nearest")), layout
+    )
 
 
 def fitted(layout: Layout, format: IntFormat) -> Layout:

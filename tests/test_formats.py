@@ -19,6 +19,7 @@ VARIANTS = [
     ("u8/64", dataclasses.replace(FORMATS["u8"], levels=64)),
     ("u8 symmetric", dataclasses.replace(FORMATS["u8"], symmetric=True)),
     ("s4 narrow", dataclasses.replace(FORMATS["s4"], narrow=True)),
+    ("u4 half scales", dataclasses.replace(FORMATS["u4"], half_scales=True)),
     ("s8 asymmetric", dataclasses.replace(FORMATS["s8"], symmetric=False)),
 ]
 each = pytest.mark.parametrize("format", [f for _, f in VARIANTS], ids=[name for name, _ in VARIANTS])

@@ -12,6 +12,7 @@ from qonnx.passes.solve_weights import fitted, rounded_scale, to_tensor
 from qonnx.solvers import SOLVERS, Layout
 from qonnx.solvers.loss import losses
 from qonnx.solvers.nearest import nearest
+from qonnx.solvers.rescale import rescale
 
 GRANULARITIES = {
     "tensor": {},
@@ -114,6 +115,71 @@ def test_coordinate_descent_gains_on_gptq():
     assert loss(rows, SOLVERS["quantease"](rows, format, gram), gram) < 0.97 * loss(
         rows, SOLVERS["gptq"](rows, format, gram), gram
     )
+
+
+@granularities
+@bits
+@pytest.mark.parametrize("solver", ["lwc", "slim"])
+def test_searched_clips_lose_no_more_than_rounding(solver, granularity, number):
+    format = format_of(number, granularity)
+    rows, gram = np.random.default_rng(14).standard_t(3, size=(2, 9, 48)).astype(np.float32), correlated(2, 48, 6)
+    found, plain = (losses(rows, SOLVERS[name](rows, format, gram), gram) for name in (solver, "nearest"))
+    assert found.sum() <= plain.sum() * (1 + 1e-9)
+    if granularity != "tensor":
+        assert (found <= plain * (1 + 1e-9)).all()
+
+
+@pytest.mark.parametrize("number", ["s4", "u4", "u2"])
+def test_each_end_of_a_range_may_be_clipped_on_its_own(number):
+    """Outliers above only: `lwc` clips them where the inputs that they meet are quiet, and keeps the other end."""
+    generator = np.random.default_rng(15)
+    rows = generator.normal(size=(1, 40, 64)).astype(np.float32)
+    rows[:, :, ::16] = 8
+    quiet = np.ones(64)
+    quiet[::16] = 1e-4
+    gram = np.diag(quiet)[None].astype(np.float32)
+    format = format_of(number, "block")
+    assert loss(rows, SOLVERS["lwc"](rows, format, gram), gram) < 0.5 * loss(
+        rows, SOLVERS["nearest"](rows, format), gram
+    )
+
+
+@pytest.mark.parametrize("granularity", ["channel", "block"])
+@pytest.mark.parametrize("number", ["s8", "s4", "u4", "s2", "u2"])
+def test_half_quadratic_rounding_gains_in_its_norm(granularity, number):
+    """Σ|w − ŵ|^0.7 of every row; the gain is real where there are outliers and few bits."""
+    format = format_of(number, granularity)
+    rows = np.random.default_rng(16).standard_t(2, size=(2, 12, 64)).astype(np.float32)
+    found, plain = ((np.abs(rows - SOLVERS[name](rows, format).decode()) ** 0.7).sum(-1) for name in ("hqq", "nearest"))
+    assert (found <= plain * (1 + 1e-5)).all()
+    if format.bits < 8:
+        assert found.sum() < 0.99 * plain.sum()
+
+
+@pytest.mark.parametrize("granularity", ["channel", "block"])
+@pytest.mark.parametrize("number", ["s8", "u4", "u2"])
+@pytest.mark.parametrize("half", [False, True])
+def test_refitted_scales_lose_no_more(granularity, number, half):
+    """For the codes of rounding, in which there is much to gain; one column more than whole blocks."""
+    format = dataclasses.replace(format_of(number, granularity), half_scales=half)
+    rows, gram = np.random.default_rng(17).normal(size=(2, 9, 49)).astype(np.float32), correlated(2, 49, 8)
+    codes = nearest(rows, format)
+    again = rescale(rows, gram, codes)
+    np.testing.assert_array_equal(again.codes, codes.codes)
+    less, more = losses(rows, again, gram), losses(rows, codes, gram)
+    assert (less <= more * (1 + 1e-9)).all() and less.sum() < more.sum()
+    np.testing.assert_array_equal(format.storable(again.scale), again.scale)
+
+
+def test_refitted_scales_are_the_least_squares_solution():
+    """One row: numpy's lstsq on the inputs themselves, without the Gram matrix."""
+    generator = np.random.default_rng(18)
+    x, rows = generator.normal(size=(500, 32)), generator.normal(size=(1, 1, 32)).astype(np.float32)
+    codes = nearest(rows, format_of("s4", "block"))
+    parts = np.stack([x[:, b : b + 16] @ codes.codes[0, 0, b : b + 16] for b in (0, 16)], axis=1)
+    want = np.linalg.lstsq(parts, x @ rows[0, 0].astype(np.float64), rcond=None)[0]
+    found = rescale(rows, (x.T @ x)[None].astype(np.float32), codes).scale[0, 0]
+    np.testing.assert_allclose(found, want, rtol=2e-3)  # a thousandth of pull towards the old scales
 
 
 @granularities

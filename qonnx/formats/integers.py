@@ -39,6 +39,7 @@ class IntFormat:
         block: elements that share a scale along the reduction axis; 0 unless granularity is "block".
         levels: number of codes in use; 0 means all 2**bits.
         narrow: leave out the most negative code, so that the grid is symmetric about zero: ±(2**(bits-1) - 1).
+        half_scales: scales are float16 numbers, which only our operators read beside float32 activations.
     """
 
     bits: int
@@ -48,6 +49,7 @@ class IntFormat:
     block: int = 0
     levels: int = 0
     narrow: bool = False
+    half_scales: bool = False
 
     def __post_init__(self):
         if (self.bits, self.signed) not in _STORAGE:
@@ -82,7 +84,7 @@ class IntFormat:
     def name(self) -> str:
         where = {"tensor": "", "channel": ".channel", "block": f".block{self.block}"}[self.granularity]
         used = f"/{self.levels}" if self.levels else ""
-        return f"{'s' if self.signed else 'u'}{self.bits}{used}{where}"
+        return f"{'s' if self.signed else 'u'}{self.bits}{used}{where}{'.half' if self.half_scales else ''}"
 
     def scale_and_zero_point(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Scale (float32) and zero point (int64) for ranges [low, high] of any shape; the range always includes 0.
@@ -99,7 +101,14 @@ class IntFormat:
             scale = np.maximum(scale, np.finfo(np.float32).tiny * 256)
             zero_point = np.clip(np.rint(self.minimum - low / scale), self.minimum, self.maximum).astype(np.int64)
         scale = np.where(scale < np.finfo(np.float32).tiny * 256, 1.0, scale).astype(np.float32)
-        return scale, zero_point
+        return self.storable(scale), zero_point
+
+    def storable(self, scale: np.ndarray) -> np.ndarray:
+        """Scales (float32) as the file holds them: unchanged, or the nearest positive finite number of float16."""
+        if not self.half_scales:
+            return scale.astype(np.float32)
+        limits = np.finfo(np.float16)
+        return np.clip(scale, limits.smallest_subnormal, limits.max).astype(np.float16).astype(np.float32)
 
     def encode(self, x: np.ndarray, scale: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
         """Codes (int32) of `x`; scale and zero point broadcast against it."""

@@ -91,11 +91,15 @@ class TableFormat:
         if self.scale_fraction == 0:
             scale = np.exp2(np.floor(np.log2(size)) - np.floor(np.log2(self.largest)))
         else:
-            scale = size / self.largest
-            if self.scale_fraction is not None:
-                step = np.exp2(np.floor(np.log2(scale)) - self.scale_fraction)
-                scale = np.rint(scale / step) * step
+            scale = self.storable(size / self.largest)
         return scale.astype(np.float32), np.zeros(size.shape, np.int64)
+
+    def storable(self, scale: np.ndarray) -> np.ndarray:
+        """Scales (float32) as the file holds them: unchanged, or rounded to `scale_fraction` bits behind the first."""
+        if self.scale_fraction is None:
+            return scale.astype(np.float32)
+        step = np.exp2(np.floor(np.log2(scale)) - self.scale_fraction)
+        return (np.rint(scale / step) * step).astype(np.float32)
 
     def encode(self, x: np.ndarray, scale: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
         """Codes (int32) of the nearest levels; of two equally near the one with the even code, as IEEE 754 rounds."""

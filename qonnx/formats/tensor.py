@@ -40,8 +40,9 @@ class QuantizedTensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes stored: packed codes, float32 scales, packed zero points where they are not implied."""
+        """Bytes stored: packed codes, scales of 4 or 2 bytes, packed zero points where they are not implied."""
         arrays = [self.codes]
         if not self.format.symmetric or self.format.middle != 0:
             arrays.append(self.zero_point)
-        return sum((array.size * self.format.bits + 7) // 8 for array in arrays) + self.scale.size * 4
+        each = 2 if getattr(self.format, "half_scales", False) else 4
+        return sum((array.size * self.format.bits + 7) // 8 for array in arrays) + self.scale.size * each

@@ -6,7 +6,9 @@ to a factor, or None.
 
 from collections.abc import Callable
 
+from qonnx.solvers.clipping import lwc, slim
 from qonnx.solvers.gptq import gptq
+from qonnx.solvers.hqq import hqq
 from qonnx.solvers.nearest import Codes, nearest, nearest_searched
 from qonnx.solvers.pvq import pvq
 from qonnx.solvers.quantease import quantease
@@ -15,7 +17,10 @@ from qonnx.solvers.rows import Layout
 SOLVERS: dict[str, Callable[..., Codes]] = {
     "nearest": nearest,
     "nearest-searched": nearest_searched,
+    "hqq": hqq,
     "gptq": gptq,
+    "lwc": lwc,
+    "slim": slim,
     "quantease": quantease,
     "pvq": pvq,
 }

@@ -17,7 +17,7 @@ import numpy as np
 
 from qonnx.formats import IntFormat
 from qonnx.solvers.loss import better
-from qonnx.solvers.nearest import Codes, grid, nearest, spread
+from qonnx.solvers.nearest import Codes, grid, nearest, on_grid, spread
 
 _BLOCK = 64
 
@@ -45,16 +45,38 @@ def _triangular_inverse(upper: np.ndarray) -> np.ndarray:
     return solve_triangular(upper, np.eye(len(upper)), lower=False)
 
 
-def gptq(rows: np.ndarray, format: IntFormat, gram: np.ndarray | None = None, *, damping: float = 0.01) -> Codes:
+def gptq(
+    rows: np.ndarray,
+    format: IntFormat,
+    gram: np.ndarray | None = None,
+    *,
+    damping: float = 0.01,
+    shrink_to: float = 0.8,
+) -> Codes:
     """Solve `rows` against the Gram matrix of their inputs; without one, round to nearest.
 
-    damping: ridge added to the diagonal, as a share of its mean.
+    damping: ridge added to the diagonal, as a share of its mean. shrink_to: smallest factor that the search of the
+    ranges tries below 8 bits.
     """
     if gram is None:
         return nearest(rows, format)
+    diagonal = np.diagonal(gram, axis1=-2, axis2=-1).astype(np.float32)
+    ranges = grid(rows, format, diagonal, shrink_to=shrink_to if format.bits < 8 else 1.0)
+    found = propagate(rows, format, gram, *ranges, damping)
+    return better(rows, gram, found, on_grid(rows, format, *ranges), nearest(rows, format))
+
+
+def propagate(
+    rows: np.ndarray,
+    format: IntFormat,
+    gram: np.ndarray,
+    scale: np.ndarray,
+    zero_point: np.ndarray,
+    damping: float = 0.01,
+) -> Codes:
+    """The algorithm proper, on a given grid: scale and zero point [groups, rows, blocks]."""
     groups, _, columns = rows.shape
     diagonal = np.diagonal(gram, axis1=-2, axis2=-1)
-    scale, zero_point = grid(rows, format, diagonal.astype(np.float32), shrink_to=0.8 if format.bits < 8 else 1.0)
     wide_scale = np.broadcast_to(spread(scale, columns, format), rows.shape)
     wide_zero = np.broadcast_to(spread(zero_point, columns, format), rows.shape)
 
@@ -83,6 +105,4 @@ def gptq(rows: np.ndarray, format: IntFormat, gram: np.ndarray | None = None, *,
             work[:, j + 1 : stop] -= factor[:, j, j + 1 : stop, None] * error[:, None]
             errors[:, j - start] = error
         work[:, stop:] -= np.swapaxes(factor[:, start:stop, stop:], 1, 2) @ errors
-    found = Codes(format, permute(np.swapaxes(codes, 1, 2), back), scale, zero_point)
-    rounded = Codes(format, format.encode(rows, wide_scale, wide_zero), scale, zero_point)
-    return better(rows, gram, found, rounded, nearest(rows, format))
+    return Codes(format, permute(np.swapaxes(codes, 1, 2), back), scale, zero_point)

@@ -61,14 +61,16 @@ def grid(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scales and zero points [groups, rows, blocks] for `rows`.
 
-    weights: [groups, columns] importance of each column, or None. shrink_to: smallest factor tried on the range; 1.0
-    takes the whole range.
+    weights: importance of each column [groups, columns] or of each number [groups, rows, columns], or None. shrink_to:
+    smallest factor tried on the range; 1.0 takes the whole range.
     """
     parts = blocked(rows, format)
     low, high = parts.min(-1), parts.max(-1)
     scale, zero_point = format.scale_and_zero_point(low, high)
     if shrink_to < 1.0:
-        importance = np.ones_like(rows) if weights is None else np.broadcast_to(weights[:, None, :], rows.shape)
+        if weights is not None and weights.ndim == 2:
+            weights = weights[:, None, :]
+        importance = np.ones_like(rows) if weights is None else np.broadcast_to(weights, rows.shape)
         importance = blocked(importance, format)
         best = np.full(scale.shape, np.inf)
         for factor in np.linspace(1.0, shrink_to, steps):
@@ -95,7 +97,11 @@ def nearest(rows: np.ndarray, format: IntFormat, gram: np.ndarray | None = None,
     rows: [groups, rows, columns]. gram: [groups, columns, columns] or None; only its diagonal is used, by the search.
     """
     weights = None if gram is None else np.diagonal(gram, axis1=-2, axis2=-1).astype(np.float32)
-    scale, zero_point = grid(rows, format, weights, shrink_to)
+    return on_grid(rows, format, *grid(rows, format, weights, shrink_to))
+
+
+def on_grid(rows: np.ndarray, format: IntFormat, scale: np.ndarray, zero_point: np.ndarray) -> Codes:
+    """The nearest codes on a given grid: scale, zero_point [groups, rows, blocks]."""
     columns = rows.shape[-1]
     codes = format.encode(rows, spread(scale, columns, format), spread(zero_point, columns, format))
     return Codes(format, codes, scale, zero_point)

@@ -29,6 +29,55 @@ SHRINKAGE = 1.0
 
 
 @dataclasses.dataclass
+class Inputs:
+    """Sums over the rows of inputs x̂ [n, columns] of each group, and of the float model's x, about to grow by `add`.
+
+    gram: Σ x̂x̂ᵀ float32 [groups, columns, columns]. quantized, true: Σ x̂ and Σ x, float64 [groups, columns]. All that a
+    layer needs whose weights do not move before they are rounded; layers that read one input share it.
+    """
+
+    gram: np.ndarray
+    quantized: np.ndarray
+    true: np.ndarray
+    count: int = 0
+
+    @classmethod
+    def zeros(cls, groups: int, columns: int) -> Inputs:
+        sums = (np.zeros((groups, columns)) for _ in range(2))
+        return cls(np.zeros((groups, columns, columns), np.float32), *sums)
+
+    def add(self, x_true: np.ndarray, x: np.ndarray) -> None:
+        """Take in the same rows of both models, [groups, n, columns]."""
+        self.gram += np.swapaxes(x, 1, 2) @ x
+        self.quantized += x.sum(1, dtype=np.float64)
+        self.true += x_true.sum(1, dtype=np.float64)
+        self.count += x.shape[1]
+
+    def shift(self, rows: np.ndarray, solved: np.ndarray) -> np.ndarray:
+        """Mean of Ŵ·x̂ − W·x, float64 [groups, rows]: what to take out of the bias."""
+        apart = (solved @ self.quantized[..., None] - rows @ self.true[..., None])[..., 0]
+        return apart / max(self.count, 1)
+
+    def noise(self, rows: np.ndarray, solved: np.ndarray) -> float:
+        """Σ |Ŵ·x̂ − W·x̂|² as a share of Σ |W·x̂|²."""
+        lost, whole = (float(np.sum((r @ self.gram) * r, dtype=np.float64)) for r in (rows - solved, rows))
+        return max(lost, 0.0) / max(whole, 1e-30)
+
+
+def shrunk(gram: np.ndarray, count: int) -> np.ndarray:
+    """A Gram matrix of `count` rows, float32 [groups, K, K], moved towards a multiple of the identity as few demand.
+
+    Of n rows of K columns, eigenvalues scatter by about √(K/n) around the true ones; a solver that believes the
+    smallest of them pushes errors where other data has energy. A share K/n of the mean is added to the diagonal
+    (shrinkage in the manner of Ledoit and Wolf 2004, its intensity simplified).
+    """
+    gram, index = gram.copy(), np.arange(gram.shape[-1])
+    mean = gram[:, index, index].mean(-1, keepdims=True)
+    gram[:, index, index] += SHRINKAGE * gram.shape[-1] / max(count, 1) * mean
+    return gram
+
+
+@dataclasses.dataclass
 class Regression:
     """Sums over the rows of inputs x̂ [n, columns] and targets y [n, rows] of each group, about to grow by `add`.
 
@@ -62,17 +111,8 @@ class Regression:
         return Regression(*(a + b for a, b in pairs))
 
     def shrunk(self) -> np.ndarray:
-        """gram, float32, moved towards a multiple of the identity as few rows demand.
-
-        Of n rows of K columns, eigenvalues scatter by about √(K/n) around the true ones; a solver that believes the
-        smallest of them pushes errors where other data has energy. A share K/n of the mean is added to the diagonal
-        (shrinkage in the manner of Ledoit and Wolf 2004, its intensity simplified).
-        """
-        gram, size = self.gram.copy(), self.gram.shape[-1]
-        index = np.arange(size)
-        mean = gram[:, index, index].mean(-1, keepdims=True)
-        gram[:, index, index] += SHRINKAGE * size / max(self.count, 1) * mean
-        return gram
+        """gram, moved towards a multiple of the identity as few rows demand."""
+        return shrunk(self.gram, self.count)
 
     def error(self, rows: np.ndarray) -> float:
         """Σ |W·x̂ − y|² of rows [groups, rows, columns]."""
