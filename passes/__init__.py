@@ -7,6 +7,7 @@ from qonnx.passes.assign_weights import AssignWeights
 from qonnx.passes.base import Change, Pass, PassResult
 from qonnx.passes.convert_opset import ConvertOpset
 from qonnx.passes.correct_bias import CorrectBias
+from qonnx.passes.fit_levels import FitLevels
 from qonnx.passes.fold_affine import FoldAffine
 from qonnx.passes.fold_constants import FoldConstants
 from qonnx.passes.fold_norms import FoldNorms
@@ -31,6 +32,7 @@ from qonnx.passes.remove_identities import RemoveIdentities
 from qonnx.passes.reparameterize import Reparameterize
 from qonnx.passes.reparameterize_attention import ReparameterizeAttention
 from qonnx.passes.reparameterize_inputs import ReparameterizeInputs
+from qonnx.passes.rotate_heads import RotateHeads
 from qonnx.passes.rotate_residual import RotateResidual
 from qonnx.passes.solve_in_turn import SolveInTurn
 from qonnx.passes.solve_weights import SolveWeights
@@ -56,11 +58,13 @@ PASSES: dict[str, type[Pass]] = {
     "patches_to_matmul": PatchesToMatMul,
     "rotate_residual": RotateResidual,
     "label": Label,
+    "rotate_heads": RotateHeads,
     "observe": Observe,
     "reparameterize": Reparameterize,
     "reparameterize_attention": ReparameterizeAttention,
     "reparameterize_inputs": ReparameterizeInputs,
     "assign": Assign,
+    "fit_levels": FitLevels,
     "assign_codebooks": AssignCodebooks,
     "assign_weights": AssignWeights,
     "allocate": Allocate,

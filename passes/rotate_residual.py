@@ -29,7 +29,7 @@ from qonnx.notes import note, warn
 from qonnx.passes.base import Change, Pass
 from qonnx.passes.linear import Linear
 from qonnx.passes.residual_stream import Stream, streams
-from qonnx.passes.rewire import array, bodies, initializer, is_op, new_node, set_input
+from qonnx.passes.rewire import array, bodies, initializer, integer, is_op, new_node, set_input
 from qonnx.passes.solve_weights import layout_of
 from qonnx.passes.weight_choices import at
 from qonnx.solvers import SOLVERS
@@ -125,15 +125,28 @@ def _rotated_weights(stream: Stream, rotation: np.ndarray) -> dict[ir.Node, np.n
     reads |= {layer.node for behind in (stream.readers, *stream.norms.values()) for layer in behind}
     writes, found = {layer.node for layer in stream.writers}, {}
     for layer in stream.layers:
-        weight = layer.input_scaled(scales.get(layer.node, np.ones(1)))
-        turned = is_op(layer.node, "Gemm") and bool(layer.node.attributes.get_int("transB", 0))
-        matrix = weight.T if turned else weight
+        matrix = scales.get(layer.node, np.ones(1))[:, None] * matrix_of(layer)
         if layer.node in reads:
             matrix = rotation.T @ matrix
         if layer.node in writes:
             matrix = matrix @ rotation
-        found[layer.node] = matrix.T if turned else matrix
+        found[layer.node] = laid_out(layer, matrix)
     return found
+
+
+def matrix_of(layer: Linear) -> np.ndarray:
+    """The weight of a MatMul or Gemm, float64 [inputs, outputs]."""
+    weight = array(layer.weight).astype(np.float64)
+    return weight.T if _outputs_first(layer) else weight
+
+
+def laid_out(layer: Linear, matrix: np.ndarray) -> np.ndarray:
+    """A matrix [inputs, outputs] as the layer stores its weight."""
+    return matrix.T if _outputs_first(layer) else matrix
+
+
+def _outputs_first(layer: Linear) -> bool:
+    return is_op(layer.node, "Gemm") and bool(integer(layer.node, "transB", 0))
 
 
 def _rotate(graph: ir.Graph, stream: Stream, rotation: np.ndarray) -> None:
@@ -165,9 +178,7 @@ def _fold_norm(norm: ir.Node, behind: list[Linear]) -> None:
     if shift is not None and array(shift).any():
         beta = array(shift).astype(np.float64).reshape(-1)
         for layer in behind:
-            weight = layer.input_scaled(np.ones(1))
-            turned = is_op(layer.node, "Gemm") and bool(layer.node.attributes.get_int("transB", 0))
-            moved = weight @ beta if turned else beta @ weight
+            moved = beta @ matrix_of(layer)
             layer.set_bias(moved if layer.bias is None else layer.bias + moved)
     for index in range(1, len(norm.inputs)):
         if norm.inputs[index] is not None:

@@ -13,6 +13,7 @@ from qonnx.notes import warnings
 from qonnx.passes import PASSES, SPELLING
 from qonnx.passes.residual_stream import streams
 from qonnx.passes.rewire import array, is_op
+from qonnx.passes.rotate_heads import RotateHeads
 from qonnx.passes.rotate_residual import RotateResidual, rotation_for
 from qonnx.runtime import session
 
@@ -150,3 +151,53 @@ def test_kept_only_where_rounding_gains():
             scale.const_value = ir.tensor(np.ones_like(array(scale)), name=scale.name)
     assert not RotateResidual()(on_a_grid).changes
     assert any("is not rotated" in sentence for sentence in warnings(on_a_grid))
+
+
+# Heads of values
+
+HEADS = """<ir_version: 10, opset_import: ["": 21]> g (float[B, 5, 16] x, float[16, 16] w_q, float[16, 16] w_k,
+    float[16, 16] w_v, float[16] b_v, float[16, 12] w_o) => (float[B, 5, 12] y)
+    <int64[4] split = {0, 0, 2, 8}, int64[3] join = {0, 0, 16}> {
+    q = MatMul(x, w_q)  q4 = Reshape(q, split)  qh = Transpose<perm = [0, 2, 1, 3]>(q4)
+    k = MatMul(x, w_k)  k4 = Reshape(k, split)  kh = Transpose<perm = [0, 2, 3, 1]>(k4)
+    vm = MatMul(x, w_v)  v = Add(vm, b_v)  v4 = Reshape(v, split)  vh = Transpose<perm = [0, 2, 1, 3]>(v4)
+    s = MatMul(qh, kh)  p = Softmax<axis = -1>(s)
+    o = MatMul(p, vh)  ot = Transpose<perm = [0, 2, 1, 3]>(o)  oj = Reshape(ot, join)
+    y = MatMul(oj, w_o) }"""
+
+
+def labelled(text):
+    model = spelt(build(text))
+    PASSES["label"]()(model)
+    return model
+
+
+def test_heads_are_rotated_and_the_function_stays():
+    model, expected = labelled(HEADS), outputs(build(HEADS))
+    kept = {name: array(v) for name, v in model.graph.initializers.items()}
+    (change,) = RotateHeads(always=True)(model).changes
+    assert "2 heads" in change.what
+    assert difference(expected, outputs(model)) <= 1e-5
+    changed = {name for name, v in model.graph.initializers.items() if not np.array_equal(kept.get(name), array(v))}
+    assert changed == {"w_v", "b_v", "w_o"}
+    assert not RotateHeads(always=True)(model).changes
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("o = MatMul(p, vh)", "vr = Relu(vh)  o = MatMul(p, vr)"),  # something acts on single channels
+        ("y = MatMul(oj, w_o)", "yy = MatMul(oj, w_o)  t = Tanh(oj)  z = ReduceSum(t)  y = Add(yy, z)"),
+        ("perm = [0, 2, 1, 3]>(o)", "perm = [0, 2, 3, 1]>(o)"),  # channels and tokens change places
+    ],
+)
+def test_values_that_anyone_else_reads_keep_their_basis(old, new):
+    assert not RotateHeads(always=True)(labelled(HEADS.replace(old, new))).changes
+
+
+def test_heads_are_rotated_only_where_rounding_gains():
+    model = labelled(HEADS)
+    for name in ("w_v", "w_o"):
+        value = model.graph.initializers[name]
+        value.const_value = ir.tensor((array(value) > 0).astype(np.float32), name=name)  # on every grid
+    assert not RotateHeads()(model).changes
