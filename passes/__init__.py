@@ -33,6 +33,7 @@ from qonnx.passes.reparameterize import Reparameterize
 from qonnx.passes.reparameterize_attention import ReparameterizeAttention
 from qonnx.passes.reparameterize_inputs import ReparameterizeInputs
 from qonnx.passes.rotate_heads import RotateHeads
+from qonnx.passes.rotate_inputs import RotateInputs
 from qonnx.passes.rotate_residual import RotateResidual
 from qonnx.passes.solve_in_turn import SolveInTurn
 from qonnx.passes.solve_weights import SolveWeights
@@ -59,6 +60,7 @@ PASSES: dict[str, type[Pass]] = {
     "rotate_residual": RotateResidual,
     "label": Label,
     "rotate_heads": RotateHeads,
+    "rotate_inputs": RotateInputs,
     "observe": Observe,
     "reparameterize": Reparameterize,
     "reparameterize_attention": ReparameterizeAttention,

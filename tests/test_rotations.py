@@ -9,13 +9,16 @@ import pytest
 
 from models.tiny import build, tiny_llama
 from models.tiny import inputs as feeds_of
+from qonnx.errors import QonnxError
 from qonnx.notes import warnings
 from qonnx.passes import PASSES, SPELLING
 from qonnx.passes.residual_stream import streams
 from qonnx.passes.rewire import array, is_op
 from qonnx.passes.rotate_heads import RotateHeads
+from qonnx.passes.rotate_inputs import RotateInputs
 from qonnx.passes.rotate_residual import RotateResidual, rotation_for
 from qonnx.runtime import session
+from qonnx.targets import TARGETS
 
 BLOCK = """<ir_version: 10, opset_import: ["": 21]> g (float[B, 5, 24] x, float[24, 48] w_in, float[48] b_in,
     float[48] gamma1, float[48] beta1, float[48, 96] w_up, float[96] b_up, float[96, 48] w_down, float[48] b_down,
@@ -201,3 +204,44 @@ def test_heads_are_rotated_only_where_rounding_gains():
         value = model.graph.initializers[name]
         value.const_value = ir.tensor((array(value) > 0).astype(np.float32), name=name)  # on every grid
     assert not RotateHeads()(model).changes
+
+
+# Inputs at run time
+
+PAIR = """<ir_version: 10, opset_import: ["": 21]> g (float[B, 5, 32] x, float[32, 48] w_up, float[48, 20] w_down,
+    float[7, 20] w_last, float[7] b_last) => (float[N, 7] y) <int64[2] flat = {-1, 20}> {
+    u = MatMul(x, w_up)  r = Relu(u)  d = MatMul(r, w_down)  t = Tanh(d)  f = Reshape(t, flat)
+    y = Gemm<transB = 1>(f, w_last, b_last) }"""
+
+
+def test_inputs_are_transformed_at_run_time_and_the_function_stays():
+    model, expected = spelt(build(PAIR)), outputs(build(PAIR))
+    changes = RotateInputs(always=True)(model).changes
+    assert len(changes) == 2  # of order 48 and 20; the graph's own input stays
+    assert [node.op_type for node in model.graph].count("Hadamard") == 2
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    assert difference(expected, outputs(model)) <= 1e-5
+    assert not RotateInputs(always=True)(model).changes
+
+
+def test_outliers_are_worth_a_transform():
+    model = build(PAIR)
+    value = model.graph.initializers["w_down"]
+    data = array(value).copy()
+    data[np.random.default_rng(0).random(data.shape) < 0.03] *= 12
+    value.const_value = ir.tensor(data, name="w_down")
+    changes = RotateInputs(bits=3, block=16, gain=0.3)(spelt(model)).changes
+    assert ["order 48" in change.what for change in changes] == [True]
+
+
+def test_no_transform_of_an_order_that_is_not_known():
+    text = PAIR.replace("float[48, 20] w_down", "float[51, 20] w_down").replace(
+        "float[32, 48] w_up", "float[32, 51] w_up"
+    )
+    changes = RotateInputs(always=True)(spelt(build(text))).changes
+    assert ["order 20" in change.what for change in changes] == [True]
+
+
+def test_targets_without_our_operators_refuse_transforms():
+    with pytest.raises(QonnxError, match="rotate_inputs"):
+        RotateInputs(TARGETS["tensorrt"])
