@@ -3,7 +3,7 @@
     Quant, IntQuant(x, scale, zero_point, bit_width)    y = (round(clip(x / scale + zero_point)) − zero_point) · scale
     BipolarQuant(x, scale)                              y = ±scale, + for x ≥ 0
     Trunc(x, scale, zero_point, bits in, …)             codes divided by a power of two and rounded down
-    FloatQuant(x, scale, exponent bits, …)              minifloats; e4m3 and e5m2 have a number type
+    FloatQuant                                          minifloats: see spell_float_quant.py
 
 A constant x becomes stored codes. Other tensors get Q → Clip → DQ where the bits are fewer than those of the number
 type (what Brevitas calls QCDQ). Definitions: the QONNX operator documents of fastmachinelearning.
@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
 from qonnx.passes.rewire import array, integer, scalar
+from qonnx.passes.spell_float_quant import along_axis, float_quant, text
 from qonnx.passes.standing_in import StandingIn
 
 _ROUNDING: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -52,7 +52,7 @@ def number_type(bits: int, signed: bool, opset: int) -> ir.DataType | None:
 
 def quant(node: ir.Node) -> str:
     x, scale, zero, bits = node.inputs[:4]
-    rounding = _text(node, "rounding_mode", "ROUND")
+    rounding = text(node, "rounding_mode", "ROUND")
     if array(scale) is None or array(zero) is None or scalar(bits) is None:
         return "its scale, zero point or number of bits is computed"
     bits, signed = int(scalar(bits)), bool(integer(node, "signed", 1))
@@ -65,7 +65,7 @@ def quant(node: ir.Node) -> str:
         return f"it has {bits} bits, and QuantizeLinear 16 at most"
     if (zeros != np.rint(zeros)).any() or zeros.min() < low or zeros.max() > high:
         return "its zero point is no code"
-    placed = _along_axis(x, array(scale), zeros)
+    placed = along_axis(x, array(scale), zeros)
     if placed is None:
         return "its scales lie along several axes"
     axis, scales, zero_points = placed
@@ -119,7 +119,7 @@ def bipolar_quant(node: ir.Node) -> str:
 def _bipolar(node: ir.Node, scale: np.ndarray) -> str:
     """±scale: codes −1 and 1."""
     x = node.inputs[0]
-    placed = _along_axis(x, scale, np.zeros(1))
+    placed = along_axis(x, scale, np.zeros(1))
     if placed is None:
         return "its scales lie along several axes"
     axis, scales, _ = placed
@@ -139,81 +139,38 @@ def _bipolar(node: ir.Node, scale: np.ndarray) -> str:
 
 
 def trunc(node: ir.Node) -> str:
-    """Four older inputs (x, scale, zero point, bits in, bits out) or seven: (…, output scale, zero point, bits)."""
+    """Version 1 has five inputs (x, scale, zero point, bits in, bits out) and keeps the scale; version 2 has six,
+    (x, scale, zero point, bits in, output scale, bits out), and clips to the bits that are left."""
     x, scale, zero, bits_in = node.inputs[:4]
-    bits_out = node.inputs[6] if len(node.inputs) > 6 else node.inputs[4]
-    given = [scalar(v) for v in (scale, zero, bits_in, bits_out)]
+    second = len(node.inputs) > 5
+    given = [scalar(v) for v in (scale, zero, bits_in, *node.inputs[4:6])]
     if any(value is None for value in given):
         return "its scale, zero point or number of bits is computed or not one number"
-    s, z, b_in, b_out = given
-    rounding = _text(node, "rounding_mode", "FLOOR")
-    if z != 0 or rounding not in ("FLOOR", "ROUND", "CEIL"):
-        return f"its zero point is {z:g} and its rounding {rounding}; zero points of 0, FLOOR, ROUND and CEIL are read"
-    if len(node.inputs) > 6:
-        output_scale = scalar(node.inputs[4])
-        if output_scale is None:
-            return "its output scale is computed"
+    s, z, b_in = given[:3]
+    rounding = text(node, "rounding_mode", "FLOOR")
+    operator = {"FLOOR": "Floor", "ROUND": "Round", "HALF_EVEN": "Round", "CEIL": "Ceil"}.get(rounding)
+    if operator is None:
+        return f"its rounding is {rounding}; FLOOR, ROUND and CEIL are read"
+    if second:
+        output_scale, b_out = given[3:]
         divisor = 2.0 ** np.rint(np.log2(output_scale / s))
         ends = limits(int(b_out), bool(integer(node, "signed", 1)), bool(integer(node, "narrow", 0)))
+        output_zero = z / divisor
     else:
-        divisor, output_scale, ends = 2.0 ** (b_in - b_out), s, None
+        divisor, output_scale, ends, output_zero = 2.0 ** (b_in - given[3]), s, None, z
     write = StandingIn(node)
-    number = lambda name, value: write.constant(name, np.array(value, np.float32))  # noqa: E731 - five uses below
-    value = write.add("Round", [write.add("Div", [x, number("scale", s)], "steps")], "codes")
-    value = write.add("Div", [value, number("divisor", divisor)], "shifted")
+    number = lambda name, value: write.constant(name, np.array(value, np.float32))  # noqa: E731 - seven uses below
+    value = write.add("Div", [x, number("scale", s)], "steps")
+    if z:
+        value = write.add("Add", [value, number("zero_point", z)], "moved")
+    value = write.add("Div", [write.add("Round", [value], "codes"), number("divisor", divisor)], "shifted")
     if ends is not None:
         value = write.add("Clip", [value, number("low", ends[0]), number("high", ends[1])], "clipped")
-    operator = {"FLOOR": "Floor", "ROUND": "Round", "CEIL": "Ceil"}[rounding]
     value = write.add(operator, [value], "truncated")
+    if output_zero:
+        value = write.add("Sub", [value, number("output_zero_point", output_zero)], "moved_back")
     write.finish(write.add("Mul", [value, number("output_scale", output_scale)], "value"))
     return ""
-
-
-def float_quant(node: ir.Node) -> str:
-    """The two minifloats that ONNX has number types for; others are no codes that a file could hold."""
-    x, scale = node.inputs[:2]
-    exponent, mantissa, bias, largest = (scalar(v) for v in node.inputs[2:6])
-    kinds = {
-        (4, 3, 7, 448): (ir.DataType.FLOAT8E4M3FN, ml_dtypes.float8_e4m3fn),
-        (5, 2, 15, 57344): (ir.DataType.FLOAT8E5M2, ml_dtypes.float8_e5m2),
-    }
-    found = kinds.get((exponent, mantissa, bias, largest))
-    if found is None or array(scale) is None:
-        return f"no number type of ONNX is e{exponent}m{mantissa} with bias {bias} and largest value {largest}"
-    if _text(node, "rounding_mode", "ROUND") not in ("ROUND", "HALF_EVEN") or not integer(node, "saturation", 1):
-        return "it does not round half to even and saturate"
-    placed = _along_axis(x, array(scale), np.zeros(1))
-    if placed is None:
-        return "its scales lie along several axes"
-    (axis, scales, _), (kind, numbers) = placed, found
-    attributes = {} if axis is None else {"axis": axis}
-    write = StandingIn(node)
-    operands = [write.constant("scale", scales), write.constant("zero", np.zeros(scales.shape), kind)]
-    if array(x) is not None:
-        codes = write.constant("codes", np.clip(array(x) / array(scale), -largest, largest).astype(numbers), kind)
-    else:
-        codes = write.add("QuantizeLinear", [x, *operands], "codes", attributes, dtype=kind, shape=x.shape)
-    write.finish(write.add("DequantizeLinear", [codes, *operands], "value", attributes, dtype=ir.DataType.FLOAT))
-    return ""
-
-
-def _along_axis(x: ir.Value, scale: np.ndarray, zero: np.ndarray) -> tuple[int | None, np.ndarray, np.ndarray] | None:
-    """Scales that broadcast against x as DequantizeLinear wants them: (axis, [C], [C]) or (None, scalar, scalar)."""
-    scale, zero = np.asarray(scale, np.float32), np.asarray(zero)
-    if scale.size == 1 and zero.size == 1:
-        return None, scale.reshape(()), zero.reshape(())
-    shape = np.broadcast_shapes(scale.shape, zero.shape)
-    long = [i for i, size in enumerate(shape) if size > 1]
-    rank = None if x.shape is None else len(x.shape)
-    if len(long) != 1 or rank is None:
-        return None
-    axis = long[0] + rank - len(shape)
-    return axis, np.broadcast_to(scale, shape).reshape(-1).copy(), np.broadcast_to(zero, shape).reshape(-1).copy()
-
-
-def _text(node: ir.Node, name: str, default: str) -> str:
-    found = node.attributes.get(name)
-    return default if found is None else found.as_string().upper()
 
 
 _DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")

@@ -153,6 +153,7 @@ def quant(x, scale, zero, bits, signed, narrow, rounding=np.rint):
     return ((rounding(np.clip(x / scale + zero, low, high)) - zero) * scale).astype(np.float32)
 
 
+ROUNDING = (("FLOOR", np.floor), ("ROUND", np.rint), ("CEIL", np.ceil))
 X = np.linspace(-3, 3, 15, dtype=np.float32).reshape(3, 5)
 
 
@@ -212,14 +213,19 @@ def test_bipolar(constant):
     np.testing.assert_allclose(got, np.where(X >= 0, 0.3, -0.3), atol=1e-6)
 
 
-def test_trunc_drops_low_bits():
-    call = 'qonnx.custom_op.general.Trunc<rounding_mode = "FLOOR">'
-    model = dialect(call + "(x, s, z, i, o)", s=0.125, z=0.0, i=8.0, o=6.0)
-    got = run(spelled(model), {"x": X})[0]
-    np.testing.assert_allclose(got, np.floor(np.rint(X / 0.125) / 4) * 0.125, atol=1e-6)
-    model = dialect(call + "(x, s, z, i, p, q, o)", s=0.125, z=0.0, i=8.0, p=0.5, q=0.0, o=3.0)
-    got = run(spelled(model), {"x": X})[0]
-    np.testing.assert_allclose(got, np.floor(np.clip(np.rint(X / 0.125) / 4, -4, 3)) * 0.5, atol=1e-6)
+@pytest.mark.parametrize("mode", ["FLOOR", "ROUND", "CEIL"])
+@pytest.mark.parametrize("zero", [0.0, 8.0])
+def test_trunc_drops_low_bits(mode, zero):
+    """Both versions: five inputs keep the scale, six (as Brevitas writes them) have one of the output."""
+    call, rounding = f'qonnx.custom_op.general.Trunc<rounding_mode = "{mode}"', dict(ROUNDING)[mode]
+    model = dialect(call + ">(x, s, z, i, o)", s=0.125, z=zero, i=8.0, o=6.0)
+    codes = np.rint(X / 0.125 + zero)
+    np.testing.assert_allclose(run(spelled(model), {"x": X})[0], (rounding(codes / 4) - zero) * 0.125, atol=1e-6)
+    for signed, narrow, ends in ((1, 0, (-4, 3)), (1, 1, (-3, 3)), (0, 0, (0, 7))):
+        more = f", signed = {signed}, narrow = {narrow}>"
+        model = dialect(call + more + "(x, s, z, i, p, o)", s=0.125, z=zero, i=8.0, p=0.5, o=3.0)
+        expected = (rounding(np.clip(codes / 4, *ends)) - zero / 4) * 0.5
+        np.testing.assert_allclose(run(spelled(model), {"x": X})[0], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("constant", [False, True])
@@ -233,10 +239,46 @@ def test_float_quant_of_a_known_minifloat(constant):
     np.testing.assert_allclose(got, right, rtol=1e-6)
 
 
-def test_float_quant_of_an_unknown_minifloat_is_said():
-    model = dialect("qonnx.custom_op.general.FloatQuant(x, s, e, m, c, l)", s=1.0, e=3.0, m=2.0, c=3.0, l=28.0)
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize(("exponent", "mantissa", "bias"), [(3, 2, 3), (2, 1, 1), (2, 3, 1), (4, 3, 8), (5, 10, 15)])
+def test_float_quant_of_any_minifloat(exponent, mantissa, bias, constant):
+    """The nearest of all numbers that the minifloat has; ties go to the one with an even last bit."""
+    codes = np.arange(2 ** (exponent + mantissa))
+    field, tail = codes >> mantissa, codes & (2**mantissa - 1)
+    grid = np.where(field > 0, (1 + tail / 2**mantissa) * 2.0 ** (field - bias), tail * 2.0 ** (1 - bias - mantissa))
+    x = np.concatenate([np.linspace(-1.2, 1.2, 7) * grid[-1], [0.0, grid[1], -grid[1] / 2, grid[-1]], -grid[1:5]])
+    x = (x * 0.75).astype(np.float32).reshape(3, 5)
+    distance = np.abs(np.abs(x).reshape(-1, 1) / 0.75 - grid)
+    tied = distance <= distance.min(1, keepdims=True)
+    expected = np.sign(x) * grid[np.where(tied, codes % 2, 2).argmin(1)].reshape(x.shape) * 0.75
+    call = f"qonnx.custom_op.general.FloatQuant({'w' if constant else 'x'}, s, e, m, c, l)"
+    numbers = {"s": 0.75, "e": exponent, "m": mantissa, "c": bias, "l": grid[-1], **({"w": x} if constant else {})}
+    model = with_reader(dialect(call, **numbers)) if constant else dialect(call, **numbers)
+    np.testing.assert_array_equal(run(spelled(model), {"x": np.zeros_like(x) if constant else x})[0], expected)
+
+
+def test_float_quant_by_rows_and_by_columns_at_once():
+    """Scales along two axes have no place in DequantizeLinear; the formula takes them."""
+    scale = np.linspace(0.1, 1.5, 15, dtype=np.float32).reshape(3, 5)
+    call = "qonnx.custom_op.general.FloatQuant(x, s, e, m, c, l)"
+    model = dialect(call, s=scale, e=4.0, m=3.0, c=7.0, l=448.0)
+    right = (X / scale).astype(ml_dtypes.float8_e4m3fn).astype(np.float32) * scale
+    np.testing.assert_allclose(run(spelled(model), {"x": X})[0], right, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("more", "mantissa", "why"),
+    [
+        ("<saturation = 0>", 3.0, "saturate"),
+        ('<rounding_mode = "FLOOR">', 3.0, "half to even"),
+        ("", 14.0, "14 bits of mantissa"),
+    ],
+)
+def test_float_quants_that_stay(more, mantissa, why):
+    call = f"qonnx.custom_op.general.FloatQuant{more}(x, s, e, m, c, l)"
+    model = dialect(call, s=1.0, e=4.0, m=mantissa, c=7.0, l=448.0)
     assert not SpellQuantized()(model).changes
-    assert "e3m2" in warnings(model)[0].replace(".0", "")
+    assert why in warnings(model)[0]
 
 
 def test_near_misses_stay():
