@@ -20,16 +20,16 @@ import onnx
 
 from qonnx.compare_outputs import Interface
 from qonnx.differences import Difference, Figures
+from qonnx.disagreement import Reason, reason
 from qonnx.errors import QonnxError
 from qonnx.exports import written_as
-from qonnx.model import load, save
+from qonnx.model import load
 from qonnx.options import nearest
 from qonnx.runtime import session
 from qonnx.runtimes import RUNTIMES, Runtime
 from qonnx.runtimes.exchange import Job, Result, read_result
 from qonnx.runtimes.ort import arithmetic
 from qonnx.scores import TopOne
-from qonnx.units import UnitGap, cut, gaps
 from qonnx.wording import decibel, duration, percent, plain, size
 
 JUDGE = "ort-unoptimized"
@@ -44,7 +44,7 @@ class RuntimeRow:
 
     agreement: against ONNX Runtime node by node, the worst output. top1: share of rows with the same largest entry,
     None where no output chooses. float_sqnr_db: against the float model. seconds: median of one sample. memory: bytes.
-    reason: where agreement is under EXPLAINED dB, how far each operator's units are off on their own.
+    reason: where agreement is under EXPLAINED dB, what each operator has to do with it.
     """
 
     runtime: str
@@ -59,7 +59,7 @@ class RuntimeRow:
     seconds: float | None = None
     memory: int | None = None
     fused: str = ""
-    reason: tuple[UnitGap, ...] = ()
+    reason: Reason | None = None
 
 
 def run_everywhere(
@@ -113,7 +113,8 @@ def run_everywhere(
                 found = _done(job, runtime, result, node_modules)
             row = _row(name, runtime, found, expected, floats)
             if row.agreement.sqnr_db < EXPLAINED:
-                row = dataclasses.replace(row, reason=_reason(name, runtime, result, feeds[0], threads, node_modules))
+                asked = (name, runtime, result, feeds[0], found)
+                row = dataclasses.replace(row, reason=_reason(*asked, threads, node_modules))
             rows.append(row)
         except QonnxError as error:
             rows.append(RuntimeRow(name, runtime.title, "failed", str(error)))
@@ -146,22 +147,17 @@ def _done(job: Job, runtime: Runtime, source: str | os.PathLike, node_modules: p
     return found
 
 
-def _reason(name, runtime, source, feed, threads, node_modules) -> tuple[UnitGap, ...]:
-    """Each operator on its own in that runtime, on one sample; nothing if the model has no quantizers."""
-    with tempfile.TemporaryDirectory(prefix="qonnx-", ignore_cleanup_errors=True) as folder:
-        plain = pathlib.Path(folder) / "plain.onnx"
-        written_as(source, "inlined", plain)
-        made = cut(load(plain), feed, threads)
-        if made is None:
-            return ()
-        save(made.model, pathlib.Path(folder) / "model.onnx")
-        count = runtime.threads or threads
-        job = Job(
-            pathlib.Path(folder), name, "model.onnx", (made.feed,), tuple(made.operators), threads=count, seconds=0
-        )
+def _reason(name, runtime, source, feed, found: Result, threads, node_modules) -> Reason | None:
+    """Each operator on its own in that runtime, on the first sample; None if the model has no quantizers."""
+    count = runtime.threads or threads
+
+    def run(folder: pathlib.Path, codes: Feed, outputs: tuple[str, ...]) -> Feed:
+        job = Job(folder, name, "model.onnx", (codes,), outputs, threads=count, seconds=0)
         job.write()
         runtime.run(job, node_modules)
-        return gaps(made, read_result(job.folder, runtime.title).samples[0])
+        return read_result(folder, runtime.title).samples[0]
+
+    return reason(source, run, feed, found.samples[0], threads)
 
 
 def _row(name: str, runtime: Runtime, found: Result, expected: list[Feed], floats: list[Feed] | None) -> RuntimeRow:
@@ -217,5 +213,5 @@ def markdown(rows: Sequence[RuntimeRow]) -> str:
         ]
         lines.append(f"| {row.runtime} ({row.version}) | yes | {' | '.join(figures)} |")
     for row in (row for row in rows if row.reason):
-        lines += ["", f"{row.runtime}, every operator on its own: {'; '.join(map(str, row.reason))}."]
+        lines += ["", f"{row.runtime}, every operator on its own: {row.reason}."]
     return "\n".join(lines) + "\n"

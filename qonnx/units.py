@@ -3,7 +3,11 @@
 Each unit reads the codes that ONNX Runtime computes node by node and returns its own codes, so that errors do not pass
 from one unit to the next. A runtime that is right may still differ by one step where a value lies near the border
 between two codes, because it sums in another order or multiplies by a rescaled factor; more than a step is a fault of
-that operator there. Many layers of such steps can part two runs of a deep network widely, without any operator wrong.
+that operator there.
+
+Many layers of such steps can part two runs of a deep network widely, without any operator wrong. Whether they do is
+measured: the steps of a runtime's units are put into ONNX Runtime's own run, `shifted`, and what that changes at the
+outputs is what these roundings are worth. If it is as much as the runtimes differ, they are the whole reason.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
@@ -18,6 +23,7 @@ from qonnx.operators import ELIGIBLE
 from qonnx.passes.rewire import array, is_op
 from qonnx.probes import tapped
 from qonnx.runtime import session
+from qonnx.wording import decibel
 
 GIVEN = "_given"  # suffix of a cut tensor's name where it goes in again
 
@@ -31,13 +37,15 @@ class UnitGap:
     differing: float  # share of codes
     steps: int
     worst: str  # name of the unit with the largest difference
+    alone_db: float | None = None  # SQNR at the worst output of a run with these steps and no other difference
 
     def __str__(self) -> str:
         where = f" ({self.worst})" if self.steps > 1 else ""
         count = f"{self.units} {self.operator}"
         if not self.steps:
             return f"{count} equal"
-        return f"{count}: {100 * self.differing:.2g} % of codes differ by {self.steps} at most{where}"
+        alone = "" if self.alone_db is None else f", which alone leaves {decibel(self.alone_db)}"
+        return f"{count}: {100 * self.differing:.2g} % of codes differ by {self.steps} at most{where}{alone}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,3 +131,42 @@ def gaps(made: Cut, found: Mapping[str, np.ndarray]) -> tuple[UnitGap, ...]:
         worst = max(largest, key=largest.get)
         rows.append(UnitGap(operator, len(names), differing, largest[worst], worst))
     return tuple(sorted(rows, key=lambda row: (-row.steps, -row.differing)))
+
+
+def shifted(model: ir.Model, made: Cut, found: Mapping[str, np.ndarray], operator: str | None = None) -> ir.Model:
+    """A copy of the whole `model` in which each quantizer's codes are moved by the steps that the unit's differ by.
+
+    found: a runtime's codes. operator: units of this type only; None: all.
+    """
+    copy = model.clone()
+    for node in [n for n in copy.graph if is_op(n, "QuantizeLinear")]:
+        value = node.outputs[0]
+        if value.name not in found or (operator is not None and made.operators[value.name] != operator):
+            continue
+        right = made.expected[value.name]
+        kind = ir.DataType.from_numpy(right.dtype)
+        steps = found[value.name].astype(np.int32) - right.astype(np.int32)
+        if steps.any() and not kind.is_floating_point():
+            _shift(copy.graph, value, steps, kind)
+    return copy
+
+
+def _shift(graph: ir.Graph, codes: ir.Value, steps: np.ndarray, kind: ir.DataType) -> None:
+    """Let the readers of `codes` read codes + steps, kept inside the number type."""
+    limits = ml_dtypes.iinfo(kind.numpy())
+    constants = []
+    for name, array_ in (("steps", steps), ("least", np.int32(limits.min)), ("most", np.int32(limits.max))):
+        constant = ir.Value(name=f"{codes.name}_{name}", const_value=ir.tensor(np.asarray(array_, np.int32)))
+        constant.const_value.name = constant.name
+        graph.register_initializer(constant)
+        constants.append(constant)
+    users = [(use.node, use.idx) for use in codes.uses()]
+    wide = ir.node("Cast", [codes], {"to": ir.DataType.INT32})
+    moved = ir.node("Add", [wide.outputs[0], constants[0]])
+    held = ir.node("Clip", [moved.outputs[0], *constants[1:]])
+    narrow = ir.node("Cast", [held.outputs[0]], {"to": kind})
+    graph.insert_after(codes.producer(), [wide, moved, held, narrow])
+    for index, node in enumerate((wide, moved, held, narrow)):
+        node.outputs[0].name = f"{codes.name}_shifted_{index}"
+    for node, index in users:
+        node.replace_input_with(index, narrow.outputs[0])

@@ -29,7 +29,7 @@ def show(rows: Sequence[RuntimeRow]) -> None:
     console = screen()
     console.print(shown)
     for row in (row for row in rows if row.reason):
-        console.print(f"{row.runtime}, every operator on its own: {escape('; '.join(map(str, row.reason)))}")
+        console.print(f"{row.runtime}, every operator on its own: {escape(str(row.reason))}.")
     console.print("[dim]SQNR, max error, top-1: against ONNX Runtime node by node; latency: median of one sample[/]")
 
 
