@@ -7,7 +7,8 @@ rows of a constant table, in the main graph and in every control-flow body. Case
 3. 8 bits: one scale a channel (of a table: a row). A target that wants one scale for the tensor gets that;
 4. fewer than 8 bits: blocks along the input axis, asymmetric where the target allows. Where blocks do not fit (a kernel
    of several taps whose input channels are not whole blocks) 8 bits a channel: such layers are small and sensitive.
-   Tables keep 8 bits too where the target gathers rows of codes: no runtime of those gathers smaller ones;
+   Tables keep 8 bits too where the target gathers rows of codes: no runtime of those gathers smaller ones; and with
+   `edges`, convolutions and what reads the model's inputs: a few per cent of a transformer, on which all else builds;
 5. not worth it: fewer than 1 KiB saved, or a convolution with fewer than 32 weights a channel (depthwise, first):
    a few per cent of the file at most, but with so few terms rounding errors do not average out;
 6. in a function that `inline_functions` left: skipped, since a function has no initializers;
@@ -30,6 +31,7 @@ from qonnx.formats import FORMATS, TABLES, IntFormat, TableFormat
 from qonnx.notes import note, skip
 from qonnx.options import nearest
 from qonnx.passes.base import Change, Pass
+from qonnx.passes.label import MOVES
 from qonnx.passes.rewire import array, bodies, integer, is_constant, is_op, rank
 from qonnx.passes.solve_weights import layout_of
 from qonnx.passes.stored_weights import bias_of
@@ -56,7 +58,8 @@ class AssignWeights(Pass):
     symmetric: zero point 0; None: at 8 bits as the target says, below only where the target demands it. granularity:
     None: "block" if there is a block, else "channel". activations: "dynamic" prepares for `lower_dynamic`, whose
     integer products saturate without VNNI unless weights have 7 bits. table: key of TABLES, for matrices in place of
-    integers (`place_low_bit` must follow); `bits` then speak of everything else.
+    integers (`place_low_bit` must follow); `bits` then speak of everything else. half_scales: matrices of fewer than 8
+    bits get float16 scales (`place_low_bit` must follow), and may have blocks of 8. edges: "8" or, as the rest, "same".
     Raises QonnxError when the target or the model's opset cannot hold such weights.
     """
 
@@ -68,6 +71,8 @@ class AssignWeights(Pass):
     granularity: Literal["tensor", "channel", "block"] | None = None
     activations: Literal["float", "dynamic"] = "float"
     table: str | None = None
+    half_scales: bool = False
+    edges: Literal["8", "same"] = "same"
 
     tolerance = 0.0
 
@@ -85,9 +90,15 @@ class AssignWeights(Pass):
                 f"{self.bits}-bit weights need opset {needed}, target '{self.target.name}' reads up to "
                 f"{self.target.opset[1]}; choose more bits or another target"
             )
-        if self.block is not None and (self.block < 16 or self.block & (self.block - 1)):
+        if self.half_scales and self.target.standard_only:
             raise QonnxError(
-                f"block size {self.block} is not a power of two of at least 16, as runtimes demand; try 32"
+                f"target '{self.target.name}' reads no operators of {OURS}, which float16 scales need; "
+                "leave out option 'half_scales'"
+            )
+        least = 8 if self.half_scales else 16
+        if self.block is not None and (self.block < least or self.block & (self.block - 1)):
+            raise QonnxError(
+                f"block size {self.block} is not a power of two of at least {least}, as runtimes demand; try 32"
             )
 
     def changes(self, model: ir.Model) -> Iterator[Change]:
@@ -148,8 +159,14 @@ class AssignWeights(Pass):
             return dataclasses.replace(byte, granularity="tensor")
         if self.bits < 8 and node.op_type == "Gather" and self.target.tables == "rows":
             return byte
+        if self.edges == "8" and (node.op_type in ("Conv", "ConvTranspose") or _reads_input(node)):
+            return byte
         if self.table is not None and _plain_product(node):
             return self._table()
+        if self.half_scales and self.bits < 8 and _plain_product(node):
+            return dataclasses.replace(main, half_scales=True)
+        if self.half_scales and main.block == 8:
+            main = dataclasses.replace(main, block=16)
         if main.granularity == "block" and node.op_type in ("Conv", "ConvTranspose"):
             groups = integer(node, "group", 1)
             inputs = shape[1] if node.op_type == "Conv" else shape[0] // groups
@@ -225,6 +242,14 @@ def _eligible(node: ir.Node) -> bool:
         tensor = ir.convenience.get_const_tensor(table)
         return tensor.dtype.is_floating_point() and len(tensor.shape) > 1
     return is_op(node, *PRODUCTS) and len(node.inputs) > 1
+
+
+def _reads_input(node: ir.Node) -> bool:
+    """Whether only data movement lies between an input of the graph and the node."""
+    value = node.inputs[0]
+    while is_op(value.producer(), *MOVES, "Cast"):
+        value = value.producer().inputs[0]
+    return value.is_graph_input()
 
 
 def _plain_product(node: ir.Node) -> bool:

@@ -1,10 +1,12 @@
-"""Place low bits: write products whose weights are solved in a table of levels, each as its number of levels allows.
+"""Place low bits: write products whose weights are solved in a table of levels, or in integers with float16 scales.
 
 1. Up to 16 levels: MatMulLowBit of `ai.qonnx`, codes packed to the bit beside their table. No type of ONNX means NF4,
    ternary, power-of-two or mid-rise numbers, and ONNX Runtime's CPU provider has no kernel for the float types below 8
    bits. The operator's function body runs where our library is not loaded.
 2. More levels, which no kernel looks up: DequantizeLinear over FLOAT8E4M3FN, or FLOAT8E5M2 where the levels are not
    among those of E4M3. 6-bit floats are among them and take 8 bits of the file; ONNX Runtime decodes them at load.
+3. Integers with float16 scales in a float32 model: MatMulLowBit, which takes such scales; DequantizeLinear would return
+   float16.
 
 A weight that several nodes read is stored once.
 """
@@ -49,7 +51,9 @@ class PlaceLowBit(Pass):
         for graph in bodies(model):
             for node in list(graph):
                 solved = note(node).solved
-                if solved is None or not isinstance(solved.format, TableFormat) or note(node).fate is not None:
+                if solved is None or note(node).fate is not None:
+                    continue
+                if not isinstance(solved.format, TableFormat) and not getattr(solved.format, "half_scales", False):
                     continue
                 if note(node).mean_error is not None:
                     add_to_bias(node, -note(node).mean_error, array(node.inputs[1]).dtype)
@@ -59,7 +63,7 @@ class PlaceLowBit(Pass):
         value = node.inputs[1]
         owner = value.graph if value.is_initializer() else value.producer().graph
         key = (id(value), id(solved))
-        if solved.format.levels > _LOOKED_UP:
+        if isinstance(solved.format, TableFormat) and solved.format.levels > _LOOKED_UP:
             if key not in stored:
                 stored[key] = [_dequantized(node, value, owner, solved)]
             set_input(node, 1, stored[key][0])
@@ -106,12 +110,23 @@ def _dequantized(node: ir.Node, value: ir.Value, owner: ir.Graph, solved: Quanti
 
 def low_bit_weight(solved: QuantizedTensor, layout: Layout) -> LowBitWeight:
     """A solved matrix as the operator stores it. Powers of two are bfloat16, 3 fraction bits float16 where they fit."""
-    format, scale = solved.format, np.asarray(solved.scale, np.float32)
+    format = solved.format
     codes = np.asarray(layout.to_rows(solved.codes)[0])
-    if format.granularity == "block":
-        scale = dataclasses.replace(layout, shape=scale.shape).to_rows(scale)[0]
-    else:
-        scale = np.broadcast_to(scale.reshape(-1, 1), (len(codes), 1))
+
+    def by_row(parameter: np.ndarray) -> np.ndarray:
+        if format.granularity == "block":
+            return np.ascontiguousarray(dataclasses.replace(layout, shape=parameter.shape).to_rows(parameter)[0])
+        return np.broadcast_to(parameter.reshape(-1, 1), (len(codes), 1))
+
+    scale = by_row(np.asarray(solved.scale, np.float32))
+    if not isinstance(format, TableFormat):
+        return LowBitWeight(
+            codes=codes.astype(np.int32) - format.minimum,
+            scale=np.ascontiguousarray(scale.astype(np.float16)),
+            zero_point=_stored_zero_point(by_row(np.asarray(solved.zero_point)).astype(np.int32) - format.minimum),
+            block=format.block or codes.shape[1],
+            levels=format.maximum - format.minimum + 1,
+        )
     if format.scale_fraction is not None:
         narrow = scale.astype(ml_dtypes.bfloat16 if format.scale_fraction == 0 else np.float16)
         scale = narrow if (narrow.astype(np.float32) == scale).all() else scale
@@ -123,3 +138,9 @@ def low_bit_weight(solved: QuantizedTensor, layout: Layout) -> LowBitWeight:
         levels=format.levels,
         table=np.asarray(format.table, np.float32),
     )
+
+
+def _stored_zero_point(zero_point: np.ndarray) -> np.ndarray:
+    """uint8, one number where all are equal."""
+    same = (zero_point == zero_point.flat[0]).all()
+    return np.asarray(zero_point.flat[0] if same else zero_point, np.uint8)

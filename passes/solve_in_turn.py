@@ -27,7 +27,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from qonnx.formats import QuantizedTensor
+from qonnx.formats import IntFormat, QuantizedTensor
 from qonnx.harm import decibel
 from qonnx.notes import clone, note
 from qonnx.passes.base import Change, Pass
@@ -187,6 +187,8 @@ def _walkable(node: ir.Node) -> bool:
     if not isinstance(plan, Plan) or plan.weight is None or note(node).solved is not None:
         return False
     if plan.weight_index != 1 or is_constant(node.inputs[0]):
+        return False
+    if isinstance(plan.weight, IntFormat) and plan.weight.bits == 8 and not plan.weight.levels and not plan.inputs:
         return False
     if is_op(node, "Conv"):
         return window_of(node) is not None

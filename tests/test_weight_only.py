@@ -16,6 +16,7 @@ from qonnx.errors import QonnxError
 from qonnx.notes import note
 from qonnx.passes.assign_weights import AssignWeights
 from qonnx.passes.lower import Lower, pack_bits
+from qonnx.passes.place_low_bit import PlaceLowBit
 from qonnx.passes.place_qdq import PlaceQDQ
 from qonnx.passes.solve_weights import SolveWeights
 from qonnx.passes.tidy import Tidy
@@ -120,6 +121,55 @@ def test_bits_that_no_type_has_are_packed_in_our_operator(bits, symmetric, granu
         np.testing.assert_allclose(run(lowered, {"x": x}, optimization), want, atol=100 * 2**-24 * np.abs(want).max())
     packed = {name: v.const_value for name, v in lowered.graph.initializers.items() if name.endswith("/codes")}
     assert sorted(t.nbytes for t in packed.values()) == sorted([64 * 96 * bits // 8, 40 * 96 * bits // 8])
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("block", [8, 16, 64])
+@pytest.mark.parametrize("symmetric", [None, True])
+@pytest.mark.parametrize("inputs", [64, 70])
+def test_half_scales_are_stored_in_two_bytes_and_mean_what_was_solved(bits, block, symmetric, inputs):
+    x, model = normal(5, inputs), model_of(NET.replace("64", str(inputs)))
+    AssignWeights(TARGETS["ort-cpu"], bits=bits, block=block, symmetric=symmetric, half_scales=True)(model)
+    SolveWeights("nearest-searched")(model)
+    first, second = (note(node).solved.decode() for node in model.graph if note(node).solved is not None)
+    biases = [model.graph.initializers[name].const_value.numpy() for name in ("b1", "b2")]
+    want = np.maximum(x @ first + biases[0], 0) @ second.T + biases[1]
+    for one in (PlaceLowBit(), PlaceQDQ(), Lower(TARGETS["ort-cpu"]), Tidy()):
+        one(model)
+    assert operators(model).count("MatMulLowBit") == 2
+    scales = [v.const_value for name, v in model.graph.initializers.items() if name.endswith("/scale")]
+    assert [t.dtype for t in scales] == [ir.DataType.FLOAT16] * 2
+    assert sorted(t.size for t in scales) == sorted([96 * -(-inputs // block), 40 * -(-96 // block)])
+    for optimization in ("none", "all"):
+        np.testing.assert_allclose(run(model, {"x": x}, optimization), want, atol=200 * 2**-24 * np.abs(want).max())
+
+
+def test_edges_keep_bytes():
+    """What reads the input, behind a reshape or not, and convolutions; the rest has the bits asked for."""
+    text = """(float[N,64] x, float[64,96] w1, float[96,64] w2, float[64,64,1,1] w3) => (float[N,64,1,1] y) {
+        s = Constant<value_ints = [-1, 64]>()
+        a = Reshape(x, s)
+        b = MatMul(a, w1)
+        c = Relu(b)
+        d = MatMul(c, w2)
+        t = Constant<value_ints = [-1, 64, 1, 1]>()
+        e = Reshape(d, t)
+        y = Conv(e, w3)
+    }"""
+    plans = {}
+    for edges in ("same", "8"):
+        model = model_of(text)
+        AssignWeights(TARGETS["ort-cpu"], bits=4, edges=edges)(model)
+        plans[edges] = [str(note(node).plan) for node in model.graph if note(node).plan is not None]
+    assert plans["same"] == ["float × u4.block32"] * 3
+    assert plans["8"] == ["float × s8.channel", "float × u4.block32", "float × s8.channel"]
+
+
+def test_half_scales_are_refused_where_nothing_reads_them():
+    with pytest.raises(QonnxError, match="half_scales"):
+        AssignWeights(target("openvino"), bits=4, half_scales=True)
+    with pytest.raises(QonnxError, match="at least 16"):
+        AssignWeights(TARGETS["ort-cpu"], bits=4, block=8)
 
 
 def test_a_swapped_nibble_would_be_noticed():
