@@ -1,10 +1,13 @@
-"""How convert and check end: the report is shown and written, broken bounds go to stderr and into the exit code."""
+"""How convert and check end: report or plan are shown and written, broken bounds go to stderr and the exit code."""
 
 from __future__ import annotations
 
 import sys
 
-from qonnx.cli.screen import screen
+from rich.markup import escape
+
+from qonnx.cli.screen import screen, table
+from qonnx.ledger import explain
 from qonnx.report import Report
 from qonnx.report_terminal import render
 from qonnx.settings import Settings
@@ -21,3 +24,16 @@ def finish(report: Report, settings: Settings) -> int:
         for sentence in report.broken:
             print(f"qonnx: {sentence}", file=sys.stderr)
     return 1 if report.broken else 0
+
+
+def show_plan(report: Report) -> None:
+    """Every node that could be quantized and what would become of it."""
+    rows = table("node", "operator", "plan")
+    for row in report.ledger:
+        why = f" ({row.detail})" if row.detail else ""
+        stays = f"[dim]stays: {explain(row.reason)}{escape(why)}[/]"
+        rows.add_row(escape(row.node), row.operator, row.detail if row.state == "done" else stays)
+    console = screen()
+    console.print(rows)
+    done = sum(row.state == "done" for row in report.ledger)
+    console.print(f"\n{done} of {len(report.ledger)} nodes would be quantized for {report.target}; nothing was written")
