@@ -15,7 +15,7 @@ import onnx
 import onnx.parser
 import onnx_ir as ir
 
-from qonnx.custom_ops import DOMAIN, hadamard, log_attention, log_quantize, static_product
+from qonnx.custom_ops import DOMAIN, hadamard, log_attention, log_quantize, lookup_quantize, static_product
 from qonnx.custom_ops.bodies import (
     DYNAMIC_QUANTIZE_MATMUL_CODEBOOK,
     DYNAMIC_QUANTIZE_MATMUL_LOW_BIT,
@@ -74,6 +74,7 @@ OPS: dict[str, Op] = {
             log_quantize.ATTRIBUTES,
             log_quantize.QUANTIZE_DEQUANTIZE_BODY,
         ),
+        Op(lookup_quantize.OPERATOR, lookup_quantize.INPUTS, (), lookup_quantize.BODY, ("codes",)),
         Op(hadamard.HADAMARD, ("x", "base"), hadamard.ROTATION, hadamard.HADAMARD_BODY),
         Op(
             hadamard.ROTATE_AND_QUANTIZE,
@@ -93,8 +94,9 @@ def function_of(name: str, opset: int = 21) -> ir.Function:
     op = OPS[name]
     if op.body is None:
         raise KeyError(f"{name} only observes and has no function")
-    attributes, inputs, outputs = (", ".join(names) for names in (op.attributes, op.inputs, op.outputs))
-    header = f'<domain: "{DOMAIN}", opset_import: ["" : {opset}]>\n{name} <{attributes}> ({inputs}) => ({outputs})'
+    inputs, outputs = (", ".join(names) for names in (op.inputs, op.outputs))
+    attributes = f" <{', '.join(op.attributes)}>" if op.attributes else ""
+    header = f'<domain: "{DOMAIN}", opset_import: ["" : {opset}]>\n{name}{attributes} ({inputs}) => ({outputs})'
     text = f"{header} {{\n{op.body}\n}}"
     proto = onnx.parser.parse_function(text)
     for index, node in enumerate(proto.node):

@@ -55,7 +55,8 @@ class Assign(Pass):
     them with `log_levels` levels, `log_codes_per_octave` for each halving (RepQ-ViT's log2 has 1, log√2 2).
     inner_weight, inner_weight_levels, inner_activation_levels: format (key of FORMATS) and numbers of codes (0: all of
     the type's) for matrix products that do not read an input of the model; the first layer and convolutions keep
-    `weight` and `activation`.
+    `weight` and `activation`. inner_weight_block: inputs that share a scale in those products (0: all).
+    inner_headroom: their `headroom`, where it is another; below 1 it clips, which few levels may repay.
     """
 
     target: Target
@@ -71,7 +72,9 @@ class Assign(Pass):
     log_codes_per_octave: float = 16.0
     inner_weight: str | None = None
     inner_weight_levels: int = 0
+    inner_weight_block: int = 0
     inner_activation_levels: int = 0
+    inner_headroom: float | None = None
 
     needs = ("observe",)
     tolerance = 0.0
@@ -109,8 +112,9 @@ class Assign(Pass):
                 else:
                     plan = self._plan(node)
                 note(node).plan = plan
+                headroom = self.inner_headroom if _inner(node) else None
                 for index, format in plan.inputs.items():
-                    self._encode(node.inputs[index], format)
+                    self._encode(node.inputs[index], format, headroom)
                 if plan.output:
                     grid = self._encode(output_of(node), self._activation())
                     if self.target.node_units:  # codes of the range behind the Relu do what it does
@@ -237,7 +241,7 @@ class Assign(Pass):
     def _plan(self, node: ir.Node) -> Plan:
         constant = is_constant(node.inputs[1])
         activation = self._activation()
-        if inner := is_op(node, "MatMul", "Gemm") and not _reads_input(node.inputs[0]):
+        if inner := _inner(node):
             activation = dataclasses.replace(activation, levels=self.inner_activation_levels)
         if self.probabilities == "log" and note(node.inputs[0]).role == "probabilities":
             value = dataclasses.replace(FORMATS["s8"], symmetric=True, levels=self.inner_activation_levels)
@@ -252,22 +256,25 @@ class Assign(Pass):
             weight = dataclasses.replace(
                 weight, bits=chosen.bits, signed=chosen.signed, levels=self.inner_weight_levels or levels
             )
+            if self.inner_weight_block and len(node.inputs[1].shape) == 2:
+                weight = dataclasses.replace(weight, granularity="block", block=self.inner_weight_block)
         if constant and node.op_type == "MatMul" and len(node.inputs[1].shape) != 2 and weight.granularity == "channel":
             weight = dataclasses.replace(weight, granularity="tensor")  # a stack of matrices has no one channel axis
         if constant and node.op_type in self.target.tensor_only:
-            weight = dataclasses.replace(weight, granularity="tensor")
+            weight = dataclasses.replace(weight, granularity="tensor", block=0)
         output = self._quantizes_output(node)
         own = len(node.inputs) > 2 and node.inputs[2] is not None
         bias = (
             self.target.bias == "int32"
             and constant
             and (is_constant(node.inputs[2]) if own else node.op_type == "Conv")
+            and weight.granularity != "block"  # an output then has no one scale
         )
         wide = node.inputs[0].dtype == ir.DataType.FLOAT  # products of 16-bit scales leave the range of their type
         return Plan(inputs, weight, 1, output, bias and wide and node.op_type != "MatMul")
 
-    def _encode(self, value: ir.Value, format: IntFormat) -> Encoding:
-        """The grid of a tensor, chosen once; several readers share it."""
+    def _encode(self, value: ir.Value, format: IntFormat, headroom: float | None = None) -> Encoding:
+        """The grid of a tensor, chosen once; several readers share it. headroom: if not that of the pass."""
         grids = note(value).encodings
         if format.name not in grids:
             maker = value.producer()
@@ -275,16 +282,16 @@ class Assign(Pass):
             if fixed := self.target.fixed_scales.get(f"{kind}.{format.name}"):
                 grids[format.name] = Encoding(format, float(np.float32(fixed[0])), fixed[1])
             else:
-                low, high = self.target.fixed_ranges.get(kind) or self._range(value, format)
+                low, high = self.target.fixed_ranges.get(kind) or self._range(value, format, headroom)
                 if high - low < self.target.smallest_range:  # one part in 1024 more, for the rounding of the scale
                     high = low + self.target.smallest_range * (1 + 2**-10)
                 grids[format.name] = encoding(format, low, high, value.dtype)
         return grids[format.name]
 
-    def _range(self, value: ir.Value, format: IntFormat) -> tuple[float, float]:
+    def _range(self, value: ir.Value, format: IntFormat, headroom: float | None) -> tuple[float, float]:
         known = note(value)
         method = "mse" if known.after else self.method
-        headroom = 1.0 if known.after else self.headroom
+        headroom = 1.0 if known.after else headroom or self.headroom
         return choose_range(
             known.stats, format, method, percentile=self.percentile, after=known.after, headroom=headroom
         )
@@ -310,6 +317,11 @@ def _logarithmic(node: ir.Node) -> bool:
     axis, alone = integer(softmax, "axis", -1), only_use(rows)
     rank = None if rows.shape is None else len(rows.shape)
     return alone and (axis == -1 or (rank is not None and axis == rank - 1))
+
+
+def _inner(node: ir.Node) -> bool:
+    """Whether it is a matrix product behind the first layer."""
+    return is_op(node, "MatMul", "Gemm") and not _reads_input(node.inputs[0])
 
 
 def _reads_input(value: ir.Value) -> bool:

@@ -5,6 +5,7 @@
 ONNX Runtime has integer kernels for 8-bit weights only; with 4-bit ones it decodes both sides and multiplies floats.
 1. One reader of the quantized activation: StaticQuantizeMatMulLowBit takes x itself and quantizes it inside.
 2. Several (query, key, value): x is quantized once, QuantizedMatMulLowBit takes its codes.
+3. Levels that are not even (QuantizeLinear → Cast → Gather from a table): LookupQuantize finds the codes in one step.
 The bias of an Add behind the product moves into the operator. What the graph meant stays as it was, up to the order of
 float sums; where the kernel is not installed, the operator is a function of standard operators.
 """
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from qonnx.custom_ops import ops, static_product
+from qonnx.custom_ops import DOMAIN, lookup_quantize, ops, static_product
 from qonnx.custom_ops.lowbit import LowBitWeight
 from qonnx.passes.base import Change, Pass
 from qonnx.passes.rewire import array, bodies, initializer, is_constant, is_op, only_use, remove_unused, replace, scalar
@@ -38,6 +39,7 @@ class LowerStatic(Pass):
         if self.target is not None and self.target.standard_only:
             return
         for graph in bodies(model):
+            yield from _look_up(model, graph)
             for node in list(graph):
                 weight = right_factor(node)
                 if weight is None or weight.dtype.bitwidth > self.most_bits:
@@ -52,9 +54,15 @@ class LowerStatic(Pass):
 def _grid(value: ir.Value) -> static_product.StaticGrid | None:
     """The grid of a value that comes from per-tensor Q/DQ of uint8 codes; None for any other."""
     dequantize = value.producer()
-    if not is_op(dequantize, "DequantizeLinear") or not is_op(dequantize.inputs[0].producer(), "QuantizeLinear"):
+    if not is_op(dequantize, "DequantizeLinear") or dequantize.inputs[0].producer() is None:
         return None
     quantize = dequantize.inputs[0].producer()
+    if quantize.op_identifier()[:2] == (DOMAIN, lookup_quantize.OPERATOR):
+        scale, zero_point = scalar(quantize.inputs[1]), array(quantize.inputs[2])
+        same = all(a is b for a, b in zip(quantize.inputs[1:3], dequantize.inputs[1:], strict=True))
+        return static_product.StaticGrid(scale, int(zero_point), 0, 255) if same and scale is not None else None
+    if not is_op(quantize, "QuantizeLinear"):
+        return None
     scale, given = scalar(quantize.inputs[1]), quantize.inputs[2] if len(quantize.inputs) > 2 else None
     same = all(a is b for a, b in zip(quantize.inputs[1:], dequantize.inputs[1:], strict=True))
     if scale is None or not same or dequantize.inputs[0].dtype != ir.DataType.UINT8:
@@ -73,7 +81,8 @@ def _multiply(
 ) -> Change:
     dequantize, stored = node.inputs[0].producer(), node.inputs[1].producer()
     quantize = dequantize.inputs[0].producer()
-    alone = only_use(node.inputs[0]) and only_use(dequantize.inputs[0])
+    looked_up = not is_op(quantize, "QuantizeLinear")  # by an operator whose codes are read as they are
+    alone = only_use(node.inputs[0]) and only_use(dequantize.inputs[0]) and not looked_up
     last, bias = _with_bias(node, bias)
     operator = static_product.STATIC if alone else static_product.QUANTIZED
     x = dequantize.inputs[0]
@@ -92,7 +101,32 @@ def _multiply(
     replace(last.outputs[0], new.outputs[0])
     remove_unused([last, node, dequantize, stored])
     ops.add_to_model(model, operator)
-    return Change(name, f"{operator}, {weight.dtype.bitwidth}-bit weight, {grid.maximum - grid.minimum + 1} levels")
+    levels = len(np.unique(array(quantize.inputs[3]))) if looked_up else grid.maximum - grid.minimum + 1
+    return Change(name, f"{operator}, {weight.dtype.bitwidth}-bit weight, {levels} levels")
+
+
+def _look_up(model: ir.Model, graph: ir.Graph) -> Iterator[Change]:
+    """QuantizeLinear → Cast → Gather from a table of 256 bytes, as one operator."""
+    for node in list(graph):
+        if not is_op(node, "Gather") or not is_constant(node.inputs[0]):
+            continue
+        cast, table = node.inputs[1].producer(), array(node.inputs[0])
+        quantize = cast.inputs[0].producer() if is_op(cast, "Cast") else None
+        if not is_op(quantize, "QuantizeLinear") or table.shape != (256,) or table.dtype != np.uint8:
+            continue
+        given = quantize.inputs[2] if len(quantize.inputs) > 2 else None
+        if scalar(quantize.inputs[1]) is None or given is None or given.dtype != ir.DataType.UINT8:
+            continue
+        if quantize.inputs[0].dtype != ir.DataType.FLOAT:
+            continue
+        operands = [quantize.inputs[0], quantize.inputs[1], given, node.inputs[0]]
+        new = ops.node(lookup_quantize.OPERATOR, operands, node_name=node.name)
+        new.outputs[0].shape, new.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
+        graph.insert_before(node, new)
+        replace(node.outputs[0], new.outputs[0])
+        remove_unused([node, cast, quantize])
+        ops.add_to_model(model, lookup_quantize.OPERATOR)
+        yield Change(node.name or new.outputs[0].name, f"{len(np.unique(table))} levels, found in one step")
 
 
 def _with_bias(node: ir.Node, bias: np.ndarray) -> tuple[ir.Node, np.ndarray]:

@@ -13,7 +13,7 @@ from qonnx.passes.base import Change
 from qonnx.passes.bias_codes import bias_codes, with_room
 from qonnx.passes.label import MOVES
 from qonnx.passes.rewire import array, bodies, drop_initializer, is_constant, is_op, remove_unused
-from qonnx.plan import Encoding, Plan, encoding
+from qonnx.plan import Encoding, Plan, encoding, nearest_codes
 
 # Operators whose output holds no number that their input does not: codes pass through them as they are.
 _CODE_MOVES = (*MOVES, "MaxPool", "Gather", "DepthToSpace", "SpaceToDepth", "Expand", "Tile")
@@ -92,16 +92,27 @@ class QDQWriter:
         scale = self._scalar(value, "scale", np.asarray(grid.scale, kind))
         zero_point = self._scalar(value, "zero_point", np.array(grid.zero_point, grid.format.numpy_dtype))
         codes, low = value, grid.format
-        if low.levels:  # fewer levels than the type has: saturate before rounding
+        if low.levels and not grid.codes:  # fewer levels than the type has: saturate before rounding
             bounds = [
                 self._scalar(value, name, np.asarray(x, kind)) for name, x in (("low", grid.low), ("high", grid.high))
             ]
             codes = self._append(value, "Clip", [value, *bounds], "clipped", value.dtype)
         codes = self._append(value, "QuantizeLinear", [codes, scale, zero_point], "codes", low.dtype)
+        if grid.codes:
+            codes = self._nearest(value, codes, grid)
         after = codes.producer()
         result = self._append(value, "DequantizeLinear", [codes, scale, zero_point], "dequantized", value.dtype, after)
         self.grids[id(result)], self.sources[id(result)] = grid, value
         return result
+
+    def _nearest(self, value: ir.Value, codes: ir.Value, grid: Encoding) -> ir.Value:
+        """The codes in use that are nearest to `codes`: a table of all of the type's, read by Gather."""
+        table = np.roll(nearest_codes(grid.codes, grid.format), -128 if grid.format.signed else 0)  # −1 is the last
+        entries = self._scalar(value, "levels", table.astype(grid.format.numpy_dtype))
+        index = self._append(value, "Cast", [codes], "index", ir.DataType.INT32)
+        index.producer().attributes["to"] = ir.AttrInt64("to", ir.DataType.INT32.value)
+        chosen = self._append(value, "Gather", [entries, index], "levels_chosen", grid.format.dtype, index.producer())
+        return chosen
 
     def _append(self, value, kind, inputs, suffix, dtype, after: ir.Node | None = None) -> ir.Value:
         node = ir.node(kind, inputs=inputs, name=self._free(f"{value.name}_{kind}"))

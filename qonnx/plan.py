@@ -17,25 +17,42 @@ from qonnx.formats import IntFormat
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-    """How an activation becomes codes: a per-tensor format with its scale (float32) and zero point."""
+    """How an activation becomes codes: a per-tensor format with its scale (float32) and zero point.
+
+    codes: those in use, ascending, where they are not all from the format's minimum to its maximum: as many as the
+    format has levels, spread over its type. A number then gets the nearest of them, from the code that it would have.
+    """
 
     format: IntFormat
     scale: float
     zero_point: int
+    codes: tuple[int, ...] = ()
 
     @property
     def low(self) -> float:
         """Smallest value that is not clipped."""
-        return self.scale * (self.format.minimum - self.zero_point)
+        return self.scale * ((self.codes[0] if self.codes else self.format.minimum) - self.zero_point)
 
     @property
     def high(self) -> float:
-        return self.scale * (self.format.maximum - self.zero_point)
+        return self.scale * ((self.codes[-1] if self.codes else self.format.maximum) - self.zero_point)
 
     def quantize(self, x: np.ndarray) -> np.ndarray:
         """`x` rounded to the grid, float32."""
-        codes = self.format.encode(x, np.float32(self.scale), np.int64(self.zero_point))
-        return self.format.decode(codes, np.float32(self.scale), np.int64(self.zero_point))
+        format, scale, zero_point = self.format, np.float32(self.scale), np.int64(self.zero_point)
+        if self.codes:
+            format = dataclasses.replace(format, levels=0)
+        codes = format.encode(x, scale, zero_point)
+        if self.codes:
+            codes = nearest_codes(self.codes, format)[codes - format.minimum]
+        return format.decode(codes, scale, zero_point)
+
+
+def nearest_codes(codes: Sequence[int], format: IntFormat) -> np.ndarray:
+    """For each code of the type from the lowest up, the nearest of `codes` (of two, the lower); int32 [2**bits]."""
+    wide = dataclasses.replace(format, levels=0)
+    every, some = np.arange(wide.minimum, wide.maximum + 1), np.asarray(codes, np.int32)
+    return some[np.abs(every[:, None] - some).argmin(1)]
 
 
 def encoding(format: IntFormat, low: float, high: float, dtype: ir.DataType | None = None) -> Encoding:
