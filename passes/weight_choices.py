@@ -25,8 +25,9 @@ from qonnx.lean import structure_bytes
 from qonnx.notes import clone, note
 from qonnx.passes.assign_codebooks import books_for
 from qonnx.passes.assign_weights import STORED
-from qonnx.passes.rewire import array, is_op, set_input
-from qonnx.passes.solve_weights import solve
+from qonnx.passes.rewire import array, is_op, rank, set_input
+from qonnx.passes.solve_weights import layout_of, solve
+from qonnx.passes.stored_weights import bias_of
 from qonnx.plan import Plan
 from qonnx.targets import Target
 
@@ -134,7 +135,8 @@ def at(format: IntFormat, bits: int) -> IntFormat:
     stored = STORED[bits]
     plain = FORMATS[f"{'s' if format.symmetric else 'u'}{stored}"]
     levels = 0 if stored == bits else 2**bits
-    return dataclasses.replace(plain, levels=levels, granularity=format.granularity, block=format.block)
+    kept = {name: getattr(format, name) for name in ("granularity", "block", "half_scales")}
+    return dataclasses.replace(plain, levels=levels, **kept)
 
 
 def rounded(node: ir.Node, format: IntFormat | CodebookFormat):
@@ -156,22 +158,31 @@ def _layers(model: ir.Model) -> list[tuple[int, ...]]:
 
 
 def _formats(node: ir.Node, menu: Menu, target: Target, opset: int) -> tuple[IntFormat | CodebookFormat, ...]:
-    """What the node may get. Only matrices can be packed to any number of bits, or be in code books."""
-    packs, taken = is_op(node, "MatMul", "Gemm"), []
-    if packs and not target.standard_only:
+    """What the node may get. Only matrices can be packed to any number of bits, have float16 scales or be in code
+    books, all of which need operators of ours."""
+    ours, taken, plain = _packs(node) and not target.standard_only, [], note(node).plan.weight
+    if ours:
+        plain = dataclasses.replace(plain, half_scales=True)
         fitting = (books_for(node, CODEBOOKS[name], menu.most) for name in menu.books)
         taken += [format for format in fitting if format is not None]
     for bits in sorted(set(menu.bits)):
         way = target.weight_only.get(str(bits))
-        if way is None or (way == "lowbit" and not packs) or (bits == 2 and opset < 25):
+        if way is None or (not ours and (way == "lowbit" or (bits == 2 and opset < 25))):
             continue
-        taken.append(at(note(node).plan.weight, bits))
+        taken.append(at(plain, bits))
     if not taken:
         raise QonnxError(
             f"target '{target.name}' takes none of {', '.join(map(str, menu.bits))} bits for '{node.name}'; "
             "give others in option 'bits' of pass 'allocate'"
         )
     return tuple(taken)
+
+
+def _packs(node: ir.Node) -> bool:
+    """Whether MatMulLowBit can stand in for the node."""
+    if is_op(node, "Gemm"):
+        return bias_of(node, layout_of(node).to_rows(array(node.inputs[1])).shape[1]) is not None
+    return is_op(node, "MatMul") and rank(node.inputs[0]) != 1
 
 
 def _errors(node: ir.Node, formats: set) -> dict:
@@ -190,7 +201,8 @@ def _nbytes(solved) -> int:
     if isinstance(format, CodebookFormat) or not format.levels:
         return solved.nbytes
     zero_points = 0 if format.symmetric else solved.zero_point.size
-    return -(-solved.codes.size * (format.levels - 1).bit_length() // 8) + solved.scale.size * 4 + zero_points
+    scales = solved.scale.size * (2 if format.half_scales else 4)
+    return -(-solved.codes.size * (format.levels - 1).bit_length() // 8) + scales + zero_points
 
 
 def _rest(model: ir.Model, layers: Sequence[tuple[int, ...]]) -> int:

@@ -100,7 +100,7 @@ def test_a_budget_needs_samples(folder, capsys):
 # What is held
 
 
-@pytest.mark.parametrize("size", [95_000, 110_000, 160_000])
+@pytest.mark.parametrize("size", [75_000, 95_000, 130_000])
 def test_the_file_is_not_larger_than_asked_nor_much_smaller(folder, tmp_path, size):
     made = converted(folder, tmp_path, size=size)
     assert 0.85 * size <= made.path.stat().st_size <= size
@@ -112,7 +112,7 @@ def test_the_file_is_not_larger_than_asked_nor_much_smaller(folder, tmp_path, si
 def test_the_average_is_held_by_what_the_file_stores(folder, tmp_path, bits):
     made = converted(folder, tmp_path, bits=bits)
     stored = sum(value.const_value.nbytes for value in made.model.graph.initializers.values())
-    assert 0.8 * bits * WEIGHTS / 8 <= stored <= bits * WEIGHTS / 8 + 2048  # and a few numbers that are no weights
+    assert 0.8 * bits * WEIGHTS / 8 <= stored <= bits * WEIGHTS / 8 + 4096  # and biases
     (sentence,) = (w for w in made.report.warnings if "predicted" in w)
     predicted, measured = (float(x) for x in re.findall(r"(-?[\d.]+) dB", sentence))
     assert abs(predicted - measured) < 3  # harms add up while they are small
@@ -120,7 +120,7 @@ def test_the_average_is_held_by_what_the_file_stores(folder, tmp_path, bits):
 
 def test_more_bytes_are_less_error(folder, tmp_path):
     figures = []
-    for size in (95_000, 130_000, 200_000):
+    for size in (70_000, 95_000, 130_000):
         comparison = converted(folder, tmp_path, size=size).report.comparison
         figures.append(comparison.worst_output.figures.sqnr_db)
     assert figures[0] + 3 < figures[1] < figures[2] - 3
