@@ -1,23 +1,31 @@
 """Bodies of the operators in ONNX text: the specifications that kernels are tested against."""
 
-# codes [N, row bytes] -> all_codes [N, words · codes_per_word]. A word of bytes_per_word bytes, little-endian, holds
-# codes_per_word codes; code j is floor(word / levels^j) mod levels. The bytes are summed by MatMul because ONNX Runtime
-# sums int64 in ReduceSum as float64, which loses bits of words of 7 bytes.
-_CODES = """
+_SIZES = """
   zero = Constant <value_int = 0> ()
   one = Constant <value_int = 1> ()
-  byte_values = Constant <value_int = 256> ()
+  first = Constant <value_ints = [0]> ()
+  second = Constant <value_ints = [1]> ()
+  third = Constant <value_ints = [2]> ()
+  last = Constant <value_ints = [-1]> ()
   columns = Constant <value_int: int = @K> ()
+  columns_1 = Unsqueeze (columns, first)
+"""
+
+# codes [N, row bytes] -> code [N, code_count]. A word of bytes_per_word bytes, little-endian, holds codes_per_word
+# codes; code j is floor(word / levels^j) mod levels. The bytes are summed by MatMul because ONNX Runtime sums int64 in
+# ReduceSum as float64, which loses bits of words of 7 bytes. Shapes begin with 0, a copy of N, and follow from
+# attributes: with no row at all, nothing could be inferred.
+_CODES = """
+  byte_values = Constant <value_int = 256> ()
   block = Constant <value_int: int = @block_size> ()
   levels_ = Constant <value_int: int = @levels> ()
   codes_per_word_ = Constant <value_int: int = @codes_per_word> ()
   bytes_per_word_ = Constant <value_int: int = @bytes_per_word> ()
-  first = Constant <value_ints = [0]> ()
-  second = Constant <value_ints = [1]> ()
-  last = Constant <value_ints = [-1]> ()
-  by_row = Constant <value_ints = [0, -1]> ()
   word_bytes = Unsqueeze (bytes_per_word_, first)
-  word_shape = Concat <axis = 0> (by_row, word_bytes)
+  codes_before = Sub (codes_per_word_, one)
+  codes_up = Add (code_count, codes_before)
+  words = Div (codes_up, codes_per_word_)
+  word_shape = Concat <axis = 0> (first, words, word_bytes)
   by_word = Reshape (codes, word_shape)
   digits = Cast <to = 7> (by_word)
   byte_index = Range (zero, bytes_per_word_, one)
@@ -28,8 +36,10 @@ _CODES = """
   code_weight = Pow (levels_, code_index)
   quotient = Div (word, code_weight)
   by_code = Mod (quotient, levels_)
-  all_codes = Reshape (by_code, by_row)
-  columns_1 = Unsqueeze (columns, first)
+  codes_of_row = Mul (words, codes_per_word_)
+  code_shape = Concat <axis = 0> (first, codes_of_row)
+  all_codes = Reshape (by_code, code_shape)
+  code = Slice (all_codes, first, code_count, second)
   column = Range (zero, columns, one)
   column_block = Div (column, block)
   scale_32 = Cast <to = 1> (scale)
@@ -37,8 +47,9 @@ _CODES = """
 """
 
 # w = scale · (value[code] − zero_point), float32 [N, K], one scale for each block of k.
-LOW_BIT_WEIGHT = f"""{_CODES}
-  code = Slice (all_codes, first, columns_1, second)
+LOW_BIT_WEIGHT = f"""{_SIZES}
+  code_count = Identity (columns_1)
+{_CODES}
   value = Gather <axis = 0> (values, code)
   zero_point_32 = Cast <to = 1> (zero_point)
   scale_shape = Shape (scale_32)
@@ -49,16 +60,16 @@ LOW_BIT_WEIGHT = f"""{_CODES}
 """
 
 # w[n, j·v … (j+1)·v] = scale · Σ_c vectors[c, code[n, j, c]], float32 [N, K]; vectors [books, levels, v].
-_CODEBOOK = f"""{_CODES}
+_CODEBOOK = f"""{_SIZES}
   books_shape = Shape (vectors)
   book_count = Slice (books_shape, first, second, first)
-  vector_length_begin = Constant <value_ints = [2]> ()
   vector_length_end = Constant <value_ints = [3]> ()
-  vector_length = Slice (books_shape, vector_length_begin, vector_length_end, first)
+  vector_length = Slice (books_shape, third, vector_length_end, first)
   codes_of_columns = Mul (columns_1, book_count)
   code_count = Div (codes_of_columns, vector_length)
-  code = Slice (all_codes, first, code_count, second)
-  book_shape = Concat <axis = 0> (by_row, book_count)
+{_CODES}
+  vectors_of_row = Div (columns_1, vector_length)
+  book_shape = Concat <axis = 0> (first, vectors_of_row, book_count)
   code_by_book = Reshape (code, book_shape)
   book_count_0 = Squeeze (book_count, first)
   book = Range (zero, book_count_0, one)
@@ -68,9 +79,9 @@ _CODEBOOK = f"""{_CODES}
   table_shape = Concat <axis = 0> (any_length, vector_length)
   vector_table = Reshape (vectors, table_shape)
   parts = Gather <axis = 0> (vector_table, row_of_table)
-  third = Constant <value_ints = [2]> ()
   whole = ReduceSum <keepdims = 0> (parts, third)
-  unscaled = Reshape (whole, by_row)
+  row_shape_of_w = Concat <axis = 0> (first, columns_1)
+  unscaled = Reshape (whole, row_shape_of_w)
   w = Mul (unscaled, scale_by_column)
 """
 
@@ -106,13 +117,32 @@ _ROUND_X = """
 """
 
 # y = x_used · wᵀ + bias in float32, then in the type of x.
-_MULTIPLY = """
+_SUM = """
   w_transposed = Transpose <perm = [1, 0]> (w)
   product = MatMul (x_used, w_transposed)
   bias_32 = Cast <to = 1> (bias)
   sum = Add (product, bias_32)
+"""
+_MULTIPLY = f"""{_SUM}
   y = CastLike (sum, x)
 """
+
+# The same and (x · low_rank_a) · low_rank_b, with x as it came.
+_MULTIPLY_LOW_RANK = f"""{_SUM}
+  x_32_low_rank = Cast <to = 1> (x)
+  low_rank_a_32 = Cast <to = 1> (low_rank_a)
+  low_rank_b_32 = Cast <to = 1> (low_rank_b)
+  x_down = MatMul (x_32_low_rank, low_rank_a_32)
+  x_up = MatMul (x_down, low_rank_b_32)
+  whole_sum = Add (sum, x_up)
+  y = CastLike (whole_sum, x)
+"""
+
+
+def with_low_rank(body: str) -> str:
+    """The body of a product, with a low-rank branch added to what it computes."""
+    return body.replace(_MULTIPLY, _MULTIPLY_LOW_RANK)
+
 
 MATMUL_LOW_BIT = f"""
   values = Identity (table)

@@ -9,7 +9,7 @@ serves every number of bits.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx
 import onnx.parser
@@ -22,7 +22,10 @@ from qonnx.custom_ops.bodies import (
     GATHER_CODEBOOK,
     MATMUL_CODEBOOK,
     MATMUL_LOW_BIT,
+    with_low_rank,
 )
+
+OVERLOADS_SINCE = 10  # IR version
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +35,9 @@ class Op:
     Every input is required: a function body cannot tell whether one is there. Neutral values stand for "none" (a bias
     of one 0, a zero point of one 0, the table 0, 1, 2, …). `body` is None for operators that only observe: they never
     stay in a model.
+
+    What would cost work even when neutral is an overload: further inputs behind the others, and the body that reads
+    them. A node with these inputs names the overload, as does its function; kernels know it by the inputs.
     """
 
     name: str
@@ -39,6 +45,29 @@ class Op:
     attributes: tuple[str, ...]
     body: str | None
     outputs: tuple[str, ...] = ("y",)
+    overloads: Mapping[str, tuple[tuple[str, ...], str]] = dataclasses.field(default_factory=dict)
+
+    def overload_of(self, input_count: int) -> str:
+        """The overload that a node of so many inputs is of; "" for the operator itself.
+
+        Raises:
+            KeyError: neither the operator nor an overload of it takes so many.
+        """
+        counts = {len(self.inputs): ""}
+        counts |= {len(self.inputs) + len(more): name for name, (more, _) in self.overloads.items()}
+        if input_count not in counts:
+            raise KeyError(f"{self.name} takes {' or '.join(map(str, counts))} inputs, not {input_count}")
+        return counts[input_count]
+
+
+LOW_RANK = "low_rank"
+_LOW_RANK_INPUTS = ("low_rank_a", "low_rank_b")
+
+
+def _product(name: str, inputs: tuple[str, ...], body: str) -> Op:
+    """A product that takes a low-rank branch."""
+    overloads = {LOW_RANK: (_LOW_RANK_INPUTS, with_low_rank(body))}
+    return Op(name, inputs, _CODES, body, overloads=overloads)
 
 
 _LOW_BIT_INPUTS = ("x", "codes", "scale", "zero_point", "table", "bias")
@@ -48,8 +77,8 @@ _CODES = ("K", "N", "block_size", "levels", "codes_per_word", "bytes_per_word")
 OPS: dict[str, Op] = {
     op.name: op
     for op in (
-        Op("MatMulLowBit", _LOW_BIT_INPUTS, _CODES, MATMUL_LOW_BIT),
-        Op("DynamicQuantizeMatMulLowBit", _LOW_BIT_INPUTS, _CODES, DYNAMIC_QUANTIZE_MATMUL_LOW_BIT),
+        _product("MatMulLowBit", _LOW_BIT_INPUTS, MATMUL_LOW_BIT),
+        _product("DynamicQuantizeMatMulLowBit", _LOW_BIT_INPUTS, DYNAMIC_QUANTIZE_MATMUL_LOW_BIT),
         Op(static_product.QUANTIZED, static_product.INPUTS, _CODES, static_product.QUANTIZED_BODY),
         Op(
             static_product.QLINEAR,
@@ -63,8 +92,8 @@ OPS: dict[str, Op] = {
             (*_CODES, *static_product.X_RANGE),
             static_product.STATIC_BODY,
         ),
-        Op("MatMulCodebook", _CODEBOOK_INPUTS, _CODES, MATMUL_CODEBOOK),
-        Op("DynamicQuantizeMatMulCodebook", _CODEBOOK_INPUTS, _CODES, DYNAMIC_QUANTIZE_MATMUL_CODEBOOK),
+        _product("MatMulCodebook", _CODEBOOK_INPUTS, MATMUL_CODEBOOK),
+        _product("DynamicQuantizeMatMulCodebook", _CODEBOOK_INPUTS, DYNAMIC_QUANTIZE_MATMUL_CODEBOOK),
         Op("GatherCodebook", ("rows", "weight_codes", "codebooks", "weight_scale"), _CODES, GATHER_CODEBOOK),
         Op(log_attention.OPERATOR, log_attention.INPUTS, log_attention.ATTRIBUTES, log_attention.BODY),
         Op(log_quantize.QUANTIZE, log_quantize.INPUTS, log_quantize.ATTRIBUTES, log_quantize.QUANTIZE_BODY, ("codes",)),
@@ -89,18 +118,19 @@ OPS: dict[str, Op] = {
 }
 
 
-def function_of(name: str, opset: int = 21) -> ir.Function:
+def function_of(name: str, opset: int = 21, overload: str = "") -> ir.Function:
     """The ONNX function that specifies operator `name`, for a model of that opset (18 or newer)."""
     op = OPS[name]
     if op.body is None:
         raise KeyError(f"{name} only observes and has no function")
-    inputs, outputs = (", ".join(names) for names in (op.inputs, op.outputs))
+    more, body = op.overloads[overload] if overload else ((), op.body)
+    inputs, outputs = (", ".join(names) for names in ((*op.inputs, *more), op.outputs))
     attributes = f" <{', '.join(op.attributes)}>" if op.attributes else ""
     header = f'<domain: "{DOMAIN}", opset_import: ["" : {opset}]>\n{name}{attributes} ({inputs}) => ({outputs})'
-    text = f"{header} {{\n{op.body}\n}}"
-    proto = onnx.parser.parse_function(text)
+    proto = onnx.parser.parse_function(f"{header} {{\n{body}\n}}")
+    proto.overload = overload
     for index, node in enumerate(proto.node):
-        node.name = f"{name}/{index}"
+        node.name = f"{name}/{overload}/{index}" if overload else f"{name}/{index}"
     return ir.from_proto(proto)
 
 
@@ -111,11 +141,18 @@ def node(
     op = OPS[name]
     if set(attributes) != set(op.attributes):
         raise KeyError(f"{name} has the attributes {op.attributes}, not {tuple(attributes)}")
-    return ir.node(name, inputs, attributes, domain=DOMAIN, num_outputs=len(op.outputs), name=node_name)
+    overload = op.overload_of(len(inputs))
+    outputs = len(op.outputs)
+    return ir.node(name, inputs, attributes, domain=DOMAIN, overload=overload, num_outputs=outputs, name=node_name)
 
 
-def add_to_model(model: ir.Model, name: str) -> None:
-    """Make nodes of operator `name` valid in `model`: its function and the import of the domain."""
+def add_to_model(model: ir.Model, name: str, overload: str = "") -> None:
+    """Make nodes of operator `name` valid in `model`: its function and the import of the domain.
+
+    An overload needs version 10 of the file format, which ONNX Runtime reads from 1.18 on.
+    """
     model.opset_imports[DOMAIN] = 1
-    function = function_of(name, model.opset_imports[""])
+    function = function_of(name, model.opset_imports[""], overload)
     model.functions.setdefault(function.identifier(), function)
+    if overload:
+        model.ir_version = max(model.ir_version, OVERLOADS_SINCE)

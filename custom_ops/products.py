@@ -55,16 +55,21 @@ def product(
     *,
     int8: bool,
     bias: np.ndarray | None = None,
+    low_rank: tuple[np.ndarray, np.ndarray] | None = None,
     name: str,
 ) -> tuple[ir.Node, list[ir.Value]]:
-    """The node y = x · wᵀ + bias and the initializers that it reads, named after it.
+    """The node y = x · wᵀ + bias + (x · a) · b and the initializers that it reads, named after it.
 
     int8: round x to 8 bits by row and block and sum integers; otherwise compute in float32. bias: [N], or None.
-    The caller inserts the node, registers the initializers and calls `ops.add_to_model` for its operator.
+    low_rank: the float factors a [K, rank] and b [rank, N] of what the weight lacks (LoRC, SVDQuant, adapters); their
+    product is with x as it came, in float32. The caller inserts the node, registers the initializers and calls
+    `ops.add_to_model` for its operator and overload.
     """
     family = codebook if isinstance(weight, CodebookWeight) else lowbit
     dtype = (x.dtype or ir.DataType.FLOAT).numpy()
     arrays = {**weight.arrays(), "bias": np.zeros(1, dtype) if bias is None else bias.astype(dtype)}
+    if low_rank is not None:
+        arrays |= dict(zip(("low_rank_a", "low_rank_b"), low_rank, strict=True))
     values = [
         ir.Value(name=f"{name}/{key}", const_value=ir.tensor(array, name=f"{name}/{key}"))
         for key, array in arrays.items()

@@ -34,23 +34,30 @@ def test_a_low_bit_weight_means_what_the_quantized_tensor_meant(name, granularit
     np.testing.assert_allclose(low_bit_weight(tensor).decode().T, tensor.decode(), rtol=2**-23)
 
 
+@pytest.mark.parametrize("rank", [None, 2])
 @pytest.mark.parametrize("int8", [False, True])
-def test_the_node_computes_the_product(int8):
+def test_the_node_computes_the_product(int8, rank):
     weight = low_bit_weight(tensor_of("u4", "block"))
     x = ir.Value(name="x", shape=ir.Shape(["batch", 3, K]), type=ir.TensorType(ir.DataType.FLOAT))
     bias = np.arange(N, dtype=np.float32)
-    node, values = product(x, weight, int8=int8, bias=bias, name="layer")
+    rng = np.random.default_rng(1)
+    factors = [rng.standard_normal(shape).astype(np.float32) for shape in ((K, rank or 1), (rank or 1, N))]
+    low_rank = tuple(factors) if rank else None
+    node, values = product(x, weight, int8=int8, bias=bias, low_rank=low_rank, name="layer")
     node.outputs[0].name = "y"
     graph = ir.Graph([x], node.outputs, nodes=[node], initializers=values, opset_imports={"": 21}, name="g")
     model = ir.Model(graph, ir_version=10)
-    ops.add_to_model(model, node.op_type)
-    data = np.random.default_rng(1).standard_normal((2, 3, K)).astype(np.float32)
+    ops.add_to_model(model, node.op_type, node.overload)
+    data = rng.standard_normal((2, 3, K)).astype(np.float32)
     wanted = data.astype(np.float64) @ weight.decode().T + bias
+    if low_rank is not None:
+        wanted += data.astype(np.float64) @ low_rank[0] @ low_rank[1]
     y = session(model).run(None, {"x": data})[0]
     assert list(node.outputs[0].shape) == ["batch", 3, N]
     # int8 rounds each of K numbers by at most half a step of largest/127
     step = np.abs(data).max() / 254 if int8 else 2.0**-20
-    assert np.abs(y - wanted).max() <= step * np.abs(weight.decode()).sum(1).max()
+    branch = 0 if low_rank is None else 2.0**-20 * (np.abs(data) @ np.abs(low_rank[0]) @ np.abs(low_rank[1])).max()
+    assert np.abs(y - wanted).max() <= step * np.abs(weight.decode()).sum(1).max() + branch
 
 
 def test_a_weight_of_sixteen_bits_is_refused_with_a_sentence():

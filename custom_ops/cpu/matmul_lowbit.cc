@@ -3,8 +3,9 @@
 //
 // Inputs: X [..., K]; codes uint8 [N, row bytes]; then either scale [N, ceil(K / block_size)], zero_point, the same
 // shape or one number, and table float32 [levels]: w = scale · (table[code] − zero_point); or codebooks [books, levels,
-// length] and scale: w = scale · Σ codebooks[book, code[K / length, book]]; then bias, [N] or [1]. Attributes K, N,
-// block_size, levels, codes_per_word, bytes_per_word (the layout of formats/codes.h).
+// length] and scale: w = scale · Σ codebooks[book, code[K / length, book]]; then bias, [N] or [1]; then, if wanted,
+// low_rank_a [K, rank] and low_rank_b [rank, N]: Y += (X · A) · B in float32, X as it came. Attributes K, N, block_size,
+// levels, codes_per_word, bytes_per_word (the layout of formats/codes.h).
 //
 // Constant weights are packed once, when the kernel is created. Rows of X are prepared in parallel (spread over padded
 // blocks, or quantized), then panels of 32 outputs are computed in parallel, at most 256 rows of X at a time. A few
@@ -18,6 +19,7 @@
 #include "../formats/float16.h"
 #include "codebook_pack.h"
 #include "codebook_tables.h"
+#include "low_rank_branch.h"
 #include "lowbit_attributes.h"
 #include "numbers.h"
 #include "operators.h"
@@ -55,10 +57,11 @@ struct InCodebooks {
 };
 
 template <class Form, Type type>
-constexpr std::array<Port, Form::kInputs + 2> ports() {
-  std::array<Port, Form::kInputs + 2> all{};
-  all.front() = all.back() = {type};
+constexpr std::array<Port, Form::kInputs + 4> ports() {
+  std::array<Port, Form::kInputs + 4> all{};
+  all.front() = all[Form::kInputs + 1] = {type};
   for (size_t i = 0; i < Form::kInputs; ++i) all[i + 1] = Form::inputs[i];
+  all[Form::kInputs + 2] = all[Form::kInputs + 3] = {Type::any, Arity::optional};
   return all;
 }
 
@@ -93,7 +96,9 @@ class Product {
     for (size_t i = 1; i <= Form::kInputs; ++i)
       if (Tensor array = info.constant(i)) arrays.push_back(std::move(array));
     if (arrays.size() == Form::kInputs) packed_.emplace(shape_, Form::gather(arrays), quantized, who_);
-    if (const Tensor bias = info.constant(Form::kInputs + 1)) constant_bias_ = bias_of(bias);
+    if (const Tensor bias = info.constant(kBias)) constant_bias_ = bias_of(bias);
+    const Tensor a = info.constant(kLowRankA), b = info.constant(kLowRankB);
+    if (a && b) constant_branch_.emplace(a, b, shape_.columns, shape_.rows, who_);
   }
 
   void run(Context& context) {
@@ -110,8 +115,15 @@ class Product {
     const LowBitWeight& weight = (packed_ ? *packed_ : *fresh).weight();
     std::vector<float> own_bias;
     if (constant_bias_.empty())
-      if (const Tensor bias = context.input(Form::kInputs + 1)) own_bias = bias_of(bias);
+      if (const Tensor bias = context.input(kBias)) own_bias = bias_of(bias);
     const std::vector<float>& bias = constant_bias_.empty() ? own_bias : constant_bias_;
+    std::optional<LowRankBranch> own_branch;
+    if (!constant_branch_) {
+      const Tensor a = context.input(kLowRankA), b = context.input(kLowRankB);
+      if (a || b) own_branch.emplace(a, b, shape_.columns, shape_.rows, who_);
+    }
+    const LowRankBranch* branch = constant_branch_ ? &*constant_branch_ : own_branch ? &*own_branch : nullptr;
+    Terms terms{bias.empty() ? nullptr : bias.data(), branch && branch->rank() ? branch : nullptr, nullptr};
 
     std::vector<int64_t> shape = x.shape;
     shape.back() = static_cast<int64_t>(shape_.rows);
@@ -119,12 +131,19 @@ class Product {
     const size_t rows = x.count / shape_.columns;
     for (size_t first = 0; first < rows; first += kRowsAtOnce)
       run_rows(context, weight, static_cast<const char*>(x.data) + first * shape_.columns * kSize,
-               std::min(kRowsAtOnce, rows - first), bias.empty() ? nullptr : bias.data(),
-               y + first * shape_.rows * kSize);
+               std::min(kRowsAtOnce, rows - first), terms, y + first * shape_.rows * kSize);
   }
 
  private:
   static constexpr size_t kSize = type == Type::float32 ? 4 : 2;
+  static constexpr size_t kBias = Form::kInputs + 1, kLowRankA = kBias + 1, kLowRankB = kBias + 2;
+
+  // What is added to the product.
+  struct Terms {
+    const float* bias;            // [N], or null
+    const LowRankBranch* branch;  // or null
+    const float* x_down;          // X · A of the rows at hand, [row][width]
+  };
 
   std::vector<float> bias_of(const Tensor& tensor) const {
     if (tensor.count != shape_.rows && tensor.count != 1)
@@ -142,12 +161,20 @@ class Product {
       (type == Type::float16 ? numbers_.from_float16 : numbers_.from_bfloat16)(static_cast<const uint16_t*>(x), y, n);
   }
 
-  // A row of X as float32, in place where that is possible.
-  const float* wide_row(const char* x, float* wide) const {
+  // Rows of X that a task multiplies with the first factor: whole sixes, as its tiles are, worth a task.
+  size_t rows_of_branch(const LowRankBranch& branch) const {
+    return (kTaskWork / (shape_.columns * branch.width()) / 6 + 1) * 6;
+  }
+
+  // Rows of X as float32, in place where that is possible.
+  const float* wide_rows_of(const char* x, size_t rows, float* wide) const {
     if constexpr (type == Type::float32) return reinterpret_cast<const float*>(x);
-    widen(x, wide, shape_.columns);
+    widen(x, wide, rows * shape_.columns);
     return wide;
   }
+
+  // A row of them.
+  const float* wide_row(const char* x, float* wide) const { return wide_rows_of(x, 1, wide); }
 
   // The same in the padded columns of the packed weight.
   const float* padded_row(const LowBitWeight& weight, const float* row, float* padded) const {
@@ -162,7 +189,7 @@ class Product {
     return padded;
   }
 
-  void run_rows(Context& context, const LowBitWeight& weight, const char* x, size_t rows, const float* bias, char* y) {
+  void run_rows(Context& context, const LowBitWeight& weight, const char* x, size_t rows, Terms terms, char* y) {
     const size_t width = weight.width(), groups = weight.groups;
     const bool by_tables = tables_.suits(weight, rows, !quantized);
     const size_t together =
@@ -172,7 +199,11 @@ class Product {
     const size_t own = Scratch::size_of<float>(width + shape_.columns);  // of a task
     const size_t numbers = filled * width, by_group = 3 * Scratch::size_of<float>(filled * groups);
     const size_t table_size = by_tables ? table_bytes(weight, !quantized) : 0;
-    Scratch::Loan loan(scratch_, tasks * own + table_size +
+    const size_t down_rows = terms.branch ? std::min(rows, rows_of_branch(*terms.branch)) : 1;
+    const size_t down_tasks = terms.branch ? (rows + down_rows - 1) / down_rows : 0;
+    const size_t down_own = type == Type::float32 ? 0 : Scratch::size_of<float>(down_rows * shape_.columns);
+    const size_t down_size = terms.branch ? Scratch::size_of<float>(rows * terms.branch->width()) : 0;
+    Scratch::Loan loan(scratch_, tasks * own + table_size + down_tasks * down_own + down_size +
                                      (quantized ? Scratch::size_of<int8_t>(numbers) + by_group
                                                 : Scratch::size_of<float>(numbers)));
     float* rows_of_tasks = loan.next<float>(tasks * own / sizeof(float));
@@ -184,7 +215,16 @@ class Product {
     } else {
       floats = loan.next<float>(numbers);
     }
-    context.parallel(tasks, [&](size_t task) {
+    float* wide_rows = loan.next<float>(down_tasks * down_own / sizeof(float));
+    float* x_down = loan.next<float>(down_size / sizeof(float));
+    terms.x_down = x_down;
+    context.parallel(tasks + down_tasks, [&](size_t task) {
+      if (task >= tasks) {
+        const size_t part = task - tasks, row = part * down_rows, count = std::min(down_rows, rows - row);
+        float* wide = wide_rows + part * down_own / sizeof(float);
+        const float* from = wide_rows_of(x + row * shape_.columns * kSize, count, wide);
+        return terms.branch->down(from, count, x_down + row * terms.branch->width());
+      }
       float *wide = rows_of_tasks + task * own / sizeof(float), *padded = wide + shape_.columns;
       for (size_t row = task * filled / tasks; row < (task + 1) * filled / tasks; ++row) {
         const float* from = row < rows ? wide_row(x + row * shape_.columns * kSize, wide) : nullptr;
@@ -193,16 +233,16 @@ class Product {
       }
     });
 
-    if (!by_tables) return multiply_panels(context, weight, q, floats, together, 0, rows, bias, y);
+    if (!by_tables) return multiply_panels(context, weight, q, floats, together, 0, rows, terms, y);
     auto* tables = loan.next<uint8_t>(table_size);
     for (size_t row = 0; row < rows; ++row)
-      if (!multiply_by_tables(context, weight, q, floats, row, tables, bias, y))
-        multiply_panels(context, weight, q, floats, together, row, row + 1, bias, y);
+      if (!multiply_by_tables(context, weight, q, floats, row, tables, terms, y))
+        multiply_panels(context, weight, q, floats, together, row, row + 1, terms, y);
   }
 
   // Rows [begin, end) of X with every panel.
   void multiply_panels(Context& context, const LowBitWeight& weight, const QuantizedRows& q, const float* floats,
-                       size_t together, size_t begin, size_t end, const float* bias, char* y) {
+                       size_t together, size_t begin, size_t end, const Terms& terms, char* y) {
     const size_t panel_work = (end - begin) * weight.width() * kPanel;
     const size_t per_task = std::max<size_t>(1, kTaskWork / panel_work),
                  panel_tasks = (weight.panels + per_task - 1) / per_task;
@@ -214,14 +254,14 @@ class Product {
           const size_t tokens = std::min(kMaxTokens, end - first), with_zeros = std::min(kMaxTokens, filled - first);
           if constexpr (quantized) int8_.multiply(weight, panel, q, first, with_zeros, sums);
           else exact_.multiply(weight, panel, floats, together, first, with_zeros, sums);
-          store(weight, panel, sums, tokens, bias, y + first * shape_.rows * kSize);
+          store(weight, panel, sums, first, tokens, terms, y);
         }
     });
   }
 
   // One row of X with every panel; false, with nothing done, when its tables do not hold the sums.
   bool multiply_by_tables(Context& context, const LowBitWeight& weight, const QuantizedRows& q, const float* floats,
-                          size_t row, uint8_t* tables, const float* bias, char* y) {
+                          size_t row, uint8_t* tables, const Terms& terms, char* y) {
     const size_t vectors = weight.columns / weight.codebook->length;
     const size_t table_tasks = std::min(vectors, table_bytes(weight, !quantized) / kTaskTables + 1);
     std::atomic<bool> fits{true};
@@ -239,17 +279,28 @@ class Product {
         tables_.multiply_int8(weight, tables, q.scale + row * weight.groups, first, count, sums);
       else tables_.multiply_exact(weight, tables, first, count, sums);
       for (size_t panel = 2 * first; panel < std::min(2 * (first + count), weight.panels); ++panel)
-        store(weight, panel, sums + (panel - 2 * first) * kPanel, 1, bias, y + row * shape_.rows * kSize);
+        store(weight, panel, sums + (panel - 2 * first) * kPanel, row, 1, terms, y);
     });
     return true;
   }
 
-  void store(const LowBitWeight& weight, size_t panel, float* sums, size_t tokens, const float* bias, char* y) const {
+  // `tokens` rows of Y from row `first` on, those of a panel's columns.
+  void store(const LowBitWeight& weight, size_t panel, float* sums, size_t first, size_t tokens, const Terms& terms,
+             char* y) const {
     const size_t begin = panel * kPanel, count = std::min(kPanel, shape_.rows - begin);
+    const float* bias = terms.bias ? terms.bias + begin : nullptr;
+    float factor = weight.factor;
+    if (terms.branch) {
+      for (size_t m = 0; m < tokens; ++m)
+        numbers_.scale_add(sums + m * kPanel, factor, bias, sums + m * kPanel, count);
+      terms.branch->up(panel, terms.x_down + first * terms.branch->width(), tokens, sums);
+      bias = nullptr;
+      factor = 1;
+    }
     for (size_t m = 0; m < tokens; ++m, sums += kPanel) {
-      char* to = y + (m * shape_.rows + begin) * kSize;
+      char* to = y + ((first + m) * shape_.rows + begin) * kSize;
       float* wide = type == Type::float32 ? reinterpret_cast<float*>(to) : sums;
-      numbers_.scale_add(sums, weight.factor, bias ? bias + begin : nullptr, wide, count);
+      numbers_.scale_add(sums, factor, bias, wide, count);
       if constexpr (type != Type::float32)
         (type == Type::float16 ? numbers_.to_float16 : numbers_.to_bfloat16)(wide, reinterpret_cast<uint16_t*>(to),
                                                                              count);
@@ -264,6 +315,7 @@ class Product {
   LowBitShape shape_{};
   std::optional<typename Form::Packed> packed_;
   std::vector<float> constant_bias_;
+  std::optional<LowRankBranch> constant_branch_;
   Scratch scratch_;
 };
 
