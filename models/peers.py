@@ -23,6 +23,7 @@ Feeds = list[dict[str, np.ndarray]]
 # Environment -> what pip installs into it.
 ENVIRONMENTS = {
     "ort": ("onnxruntime==1.32.0", "onnx==1.23.2", "onnx_ir", "sympy"),
+    "ort-torch": ("onnxruntime==1.32.0", "onnx==1.23.2", "onnx_ir", "sympy", "torch==2.13.0"),
     "nncf": ("nncf==3.4.0", "onnxruntime==1.32.0", "onnx==1.23.2", "sympy"),
     "onnxsim": ("onnxsim==0.8.1", "onnxruntime==1.32.0", "onnx==1.23.2"),
     "modelopt": ("nvidia-modelopt[onnx]==0.47.0",),
@@ -96,12 +97,21 @@ def ort_weights_4(model: str, feeds: Feeds, output: str) -> None:
     _ort_weights(model, output, bits=4)
 
 
-def _ort_weights(model: str, output: str, bits: int) -> None:
-    """Weights of matrix products only, in blocks of 32 (MatMulNBits)."""
-    import onnx
-    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+def ort_weights_2(model: str, feeds: Feeds, output: str) -> None:
+    _ort_weights(model, output, bits=2)
 
-    quantizer = MatMulNBitsQuantizer(onnx.load(model), block_size=32, is_symmetric=True, bits=bits)
+
+def ort_weights_hqq(model: str, feeds: Feeds, output: str) -> None:
+    _ort_weights(model, output, bits=4, half_quadratic=True)
+
+
+def _ort_weights(model: str, output: str, bits: int, half_quadratic: bool = False) -> None:
+    """Weights of matrix products only, in blocks of 32 (MatMulNBits). half_quadratic needs PyTorch."""
+    import onnx
+    from onnxruntime.quantization.matmul_nbits_quantizer import HQQWeightOnlyQuantConfig, MatMulNBitsQuantizer
+
+    config = HQQWeightOnlyQuantConfig(block_size=32, bits=bits) if half_quadratic else None
+    quantizer = MatMulNBitsQuantizer(onnx.load(model), block_size=32, is_symmetric=True, bits=bits, algo_config=config)
     quantizer.process()
     quantizer.model.save_model_to_file(output)
 
@@ -204,6 +214,8 @@ PEERS: dict[str, Peer] = {
     "ORT dynamic, prepared": Peer("ort", prepared(ort_dynamic), _OCR),
     "ORT weights 8 bit, block 32": Peer("ort", ort_weights_8, ("vit-s",)),
     "ORT weights 4 bit, block 32": Peer("ort", ort_weights_4, ("vit-s",)),
+    "ORT weights 2 bit, block 32": Peer("ort", ort_weights_2, ("vit-s",), by_default=False),
+    "ORT weights 4 bit, block 32, HQQ": Peer("ort-torch", ort_weights_hqq, ("vit-s",), by_default=False),
     "ORT weights 4 bit, block 32, prepared": Peer("ort", prepared(ort_weights_4), ("ppocr-rec",)),
     "ORT static min-max, prepared": Peer("ort", prepared(ort_static), _OCR),
     "ORT static percentile, prepared, 8 samples": Peer("ort", prepared(ort_percentile), _OCR, samples=8),

@@ -59,7 +59,8 @@ class AssignWeights(Pass):
     None: "block" if there is a block, else "channel". activations: "dynamic" prepares for `lower_dynamic`, whose
     integer products saturate without VNNI unless weights have 7 bits. table: key of TABLES, for matrices in place of
     integers (`place_low_bit` must follow); `bits` then speak of everything else. half_scales: matrices of fewer than 8
-    bits get float16 scales (`place_low_bit` must follow), and may have blocks of 8. edges: "8" or, as the rest, "same".
+    bits get float16 scales where the target reads our operators (`place_low_bit` must follow); blocks of 8 fit then.
+    edges: "8" or, as the rest, "same".
     Raises QonnxError when the target or the model's opset cannot hold such weights.
     """
 
@@ -90,11 +91,7 @@ class AssignWeights(Pass):
                 f"{self.bits}-bit weights need opset {needed}, target '{self.target.name}' reads up to "
                 f"{self.target.opset[1]}; choose more bits or another target"
             )
-        if self.half_scales and self.target.standard_only:
-            raise QonnxError(
-                f"target '{self.target.name}' reads no operators of {OURS}, which float16 scales need; "
-                "leave out option 'half_scales'"
-            )
+        self.half_scales = self.half_scales and not self.target.standard_only
         least = 8 if self.half_scales else 16
         if self.block is not None and (self.block < least or self.block & (self.block - 1)):
             raise QonnxError(

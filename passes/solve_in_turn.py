@@ -63,7 +63,7 @@ class SolveInTurn(Pass):
 
     data: samples; without any this is `solve_weights`. solver: key of SOLVERS. ridge: share of the Gram matrix' mean
     diagonal; None chooses it on held-out samples, infinity leaves weights as they are. residual: targets take over the
-    error of the residual stream. samples: of the data to use at most.
+    error of the residual stream. biases: whether mean errors go into them. samples: of the data to use at most.
     """
 
     data: Any
@@ -71,6 +71,7 @@ class SolveInTurn(Pass):
     solver: str = "gptq"
     ridge: float | None = None
     residual: bool = True
+    biases: bool = True
     samples: int = 64
     progress: Callable[[int], None] | None = None
 
@@ -96,13 +97,15 @@ class SolveInTurn(Pass):
         samples = list(itertools.islice(iter(self.data), self.samples))
         session = {} if self.settings is None else {"threads": self.settings.threads}
         session["libraries"] = () if self.settings is None else self.settings.custom_op_library
-        walks = Walks(Walk(model, samples, **session), Walk(twin_model, samples, **session))
+        true = Walk(model, samples, **session) if self.biases or not self._unmoving else None
+        walks = Walks(true, Walk(twin_model, samples, **session))
         shared: dict[ir.Value, QuantizedTensor] = {}  # weights that several layers read are solved for the first
         while waiting:
             free = _free_nodes(model, waiting)
             stage = [node for node in waiting if node in free]
             streams = {node: self._stream(node, twins[node], free) for node in stage}
-            walks.true.reach([n.inputs[0].name for n in stage], [s[0].name for s in streams.values() if s])
+            if walks.true is not None:
+                walks.true.reach([n.inputs[0].name for n in stage], [s[0].name for s in streams.values() if s])
             walks.twin.reach([twins[n].inputs[0].name for n in stage], [s[1].name for s in streams.values() if s])
             walks.summed.clear()
             for node in stage:
@@ -111,18 +114,23 @@ class SolveInTurn(Pass):
 
     def _stream(self, node: ir.Node, twin: ir.Node, free: set[ir.Node]) -> tuple[ir.Value, ir.Value] | None:
         """What the layer's output is added to, in both models; None if nothing is, or it is not known yet."""
-        if not self.residual or is_op(node, "Conv"):
+        if not self.residual or self._unmoving or is_op(node, "Conv"):
             return None
         true, quantized = _added_to(node), _added_to(twin)
         if true is None or quantized is None or (true.producer() is not None and true.producer() not in free):
             return None
         return true, quantized
 
+    @property
+    def _unmoving(self) -> bool:
+        """Whether weights are rounded as they are."""
+        return self.ridge is not None and not np.isfinite(self.ridge)
+
     def _layer(self, node: ir.Node, twin: ir.Node, stream: tuple | None, walks: Walks, shared: dict) -> str:
         """Solve one layer, hand the result to the twin, and say what was done."""
         plan, layout, value = note(node).plan, layout_of(node), node.inputs[1]
         rows = layout.to_rows(np.asarray(array(value), np.float32))
-        if self.ridge is not None and not np.isfinite(self.ridge):
+        if self._unmoving:
             return self._unmoved(node, twin, rows, walks, shared)
         fit, held_out = _regressions(node, twin, rows, stream, walks)
         whole, ridge = fit + held_out, self.ridge
@@ -134,7 +142,9 @@ class SolveInTurn(Pass):
         note(node).solved = shared[value]
         weight = shared[value].decode()
         solved = layout.to_rows(weight)
-        if not (plan.output and is_op(node, "MatMul")):  # an Add would stand between the product and its Q
+        if self.biases and not (
+            plan.output and is_op(node, "MatMul")
+        ):  # an Add would stand between the product and its Q
             note(node).mean_error = whole.shift(solved).reshape(-1)
         _renew(twin, weight, note(node).mean_error)
         noise = [decibel(max(whole.error(r), 0) / max(whole.power, 1e-30)) for r in (rows, solved)]
@@ -150,7 +160,7 @@ class SolveInTurn(Pass):
         note(node).solved = shared[value]
         weight = shared[value].decode()
         solved = layout.to_rows(weight)
-        if not (plan.output and is_op(node, "MatMul")):
+        if self.biases and not (plan.output and is_op(node, "MatMul")):
             note(node).mean_error = inputs.shift(rows, solved).reshape(-1)
         _renew(twin, weight, note(node).mean_error)
         own = decibel(inputs.noise(rows, solved))
@@ -160,9 +170,10 @@ class SolveInTurn(Pass):
 
 @dataclasses.dataclass
 class Walks:
-    """The float model and its quantized twin, side by side; `summed` keeps the sums of inputs of the current stage."""
+    """The float model, if it is needed, and its quantized twin, side by side; `summed` keeps the sums of inputs of the
+    current stage."""
 
-    true: Walk
+    true: Walk | None
     twin: Walk
     summed: dict[tuple, Inputs] = dataclasses.field(default_factory=dict)
 
@@ -172,8 +183,10 @@ class Walks:
         key = (node.inputs[0].name, twin.inputs[0].name, window)
         if key not in self.summed:
             found = None
-            pairs = zip(self.true.arrays(key[0]), self.twin.arrays(key[1]), strict=True)
-            for index, pair in enumerate(pairs):
+            read = self.twin.arrays(key[1])
+            for index, pair in enumerate(
+                zip(read if self.true is None else self.true.arrays(key[0]), read, strict=True)
+            ):
                 true, quantized = (patches(a.astype(np.float32, copy=False), window, index) for a in pair)
                 found = found or Inputs.zeros(len(true), columns)
                 found.add(true, quantized)

@@ -143,3 +143,31 @@ def test_activations_pass_through_their_grids():
         want = outputs(build(HEAD + CHAIN), new)
         results[name] = np.square(outputs(model, new) - want).sum() / np.square(want - want.mean(0)).sum()
     assert results["solve_in_turn"] < 0.9 * results["solve_weights"]
+
+
+def test_biases_may_stay_as_they_are():
+    """Then the float model does not run beside the twin, and no Add appears; weights are solved as well as ever."""
+    alone = SolveInTurn(None, ridge=float("inf"), biases=False)
+    model = solved(CHAIN, alone)
+    operators = [node.op_type for node in model.graph]
+    assert operators.count("Add") == 1 and operators.count("DequantizeLinear") == 3
+    want = [build(HEAD + CHAIN).graph.initializers[name].const_value.numpy() for name in ("b1", "b2")]
+    found = [array for array in (v.const_value.numpy() for v in model.graph.initializers.values()) if array.ndim == 1]
+    for bias in want:
+        assert any(array.shape == bias.shape and (array == bias).all() for array in found)
+    assert noise(CHAIN, alone, seed=1) < 0.9 * noise(CHAIN, SolveWeights("nearest"), seed=1)
+
+
+def test_layers_of_one_input_share_its_sums(monkeypatch):
+    """q, k and v read one tensor: its Gram matrix is summed up once, and the result is as if it were not shared."""
+    text = """(float[N,64] x, float[64,64] w1, float[64,64] w2, float[64,64] w3) => (float[N,64] y) {
+        q = MatMul(x, w1)  k = MatMul(x, w2)  v = MatMul(x, w3)  s = Mul(q, k)  y = Add(s, v) }"""
+    from qonnx.passes import solve_in_turn
+    from qonnx.solvers.ridge import Inputs
+
+    added = []
+    monkeypatch.setattr(
+        solve_in_turn.Inputs, "add", lambda self, a, b, add=Inputs.add: (added.append(1), add(self, a, b))
+    )
+    assert noise(text, SolveInTurn(None, ridge=float("inf")), seed=1) < noise(text, SolveWeights("nearest"), seed=1)
+    assert len(added) == 10  # one sum of ten samples

@@ -165,11 +165,13 @@ def test_edges_keep_bytes():
     assert plans["8"] == ["float × s8.channel", "float × u4.block32", "float × s8.channel"]
 
 
-def test_half_scales_are_refused_where_nothing_reads_them():
-    with pytest.raises(QonnxError, match="half_scales"):
-        AssignWeights(target("openvino"), bits=4, half_scales=True)
-    with pytest.raises(QonnxError, match="at least 16"):
-        AssignWeights(TARGETS["ort-cpu"], bits=4, block=8)
+def test_scales_stay_whole_where_nothing_reads_half_ones():
+    model = model_of(NET)
+    AssignWeights(target("openvino"), bits=4, half_scales=True)(model)
+    assert {str(note(node).plan) for node in model.graph if note(node).plan} == {"float × s4.block32"}
+    for where, half in (("openvino", True), ("ort-cpu", False)):
+        with pytest.raises(QonnxError, match="at least 16"):
+            AssignWeights(target(where), bits=4, block=8, half_scales=half)
 
 
 def test_a_swapped_nibble_would_be_noticed():
