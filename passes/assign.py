@@ -38,7 +38,7 @@ from qonnx.passes.base import Change, Pass
 from qonnx.passes.label import MOVES
 from qonnx.passes.rewire import array, integer, is_constant, is_op, only_use
 from qonnx.plan import Encoding, LogGrid, Plan, encoding, union
-from qonnx.ranges import choose_range
+from qonnx.ranges import choose_range, zero_on_code
 from qonnx.targets import Target
 from qonnx.targets.conditions import holds, sizes
 
@@ -292,9 +292,10 @@ class Assign(Pass):
         known = note(value)
         method = "mse" if known.after else self.method
         headroom = 1.0 if known.after else headroom or self.headroom
-        return choose_range(
+        found = choose_range(
             known.stats, format, method, percentile=self.percentile, after=known.after, headroom=headroom
         )
+        return zero_on_code(*found, format) if _reads_input(value) else found
 
 
 def output_of(node: ir.Node) -> ir.Value:

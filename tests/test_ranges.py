@@ -1,5 +1,6 @@
 """Ranges: each method against an independent computation on the data itself."""
 
+import dataclasses
 import time
 
 import numpy as np
@@ -11,7 +12,7 @@ from qonnx.activations import ACTIVATIONS, activation, activation_name
 from qonnx.errors import QonnxError
 from qonnx.formats import FORMATS
 from qonnx.histogram import histogram
-from qonnx.ranges import METHODS, choose_range
+from qonnx.ranges import METHODS, choose_range, zero_on_code
 from qonnx.stats import Stats
 
 U8, S8, U4 = FORMATS["u8"], FORMATS["s8"], FORMATS["u4"]
@@ -212,6 +213,27 @@ def test_constant_tensors_have_a_range(method):
     assert choose_range(stats_of(np.zeros(5)), U8, method) == (0.0, 0.0)
     low, high = choose_range(stats_of(np.full(5, 3.0)), U8, method)
     assert low == 0 and abs(high - 3) < 3 / 1000
+
+
+@pytest.mark.parametrize("format", [U8, dataclasses.replace(U8, bits=16), dataclasses.replace(U8, signed=True)])
+def test_pixels_normalised_around_zero_do_not_fall_between_codes(format):
+    """All 256 pixels of [−1, 1]: half-way between codes by the plain range, spread evenly over steps by the wider."""
+    pixels = np.arange(256) / 127.5 - 1
+    for pick, tied in ((lambda *ends: ends[:2], True), (zero_on_code, False)):
+        low, high = pick(-1.0, 1.0, format)
+        scale, zero = (float(x) for x in format.scale_and_zero_point(np.float64(low), np.float64(high)))
+        from_border = np.abs(pixels / scale - np.floor(pixels / scale) - 0.5)
+        assert (from_border.max() < 1e-4) == tied
+        codes = format.encode(pixels, np.float32(scale), zero)
+        error = format.decode(codes, np.float32(scale), zero) - pixels
+        assert np.abs(error).max() <= scale * 0.51, "nothing is clipped"
+        assert (np.mean(error**2) / scale**2 > 0.2) == tied, "1/4 at the borders, 1/12 spread evenly"
+
+
+def test_other_ranges_stay():
+    for low, high in ((0.0, 1.0), (-1.0, 0.0), (-1.0, 3.1), (0.0, 0.0)):
+        assert zero_on_code(low, high, U8) == (low, high)
+    assert zero_on_code(-1.0, 1.0, dataclasses.replace(U8, signed=True, symmetric=True)) == (-1.0, 1.0)
 
 
 def test_what_cannot_be_is_said():
