@@ -35,6 +35,7 @@ from qonnx.passes.reparameterize_inputs import ReparameterizeInputs
 from qonnx.passes.rotate_heads import RotateHeads
 from qonnx.passes.rotate_inputs import RotateInputs
 from qonnx.passes.rotate_residual import RotateResidual
+from qonnx.passes.scale_salient import ScaleSalient
 from qonnx.passes.solve_in_turn import SolveInTurn
 from qonnx.passes.solve_weights import SolveWeights
 from qonnx.passes.spell_quantized import SpellQuantized
@@ -65,6 +66,7 @@ PASSES: dict[str, type[Pass]] = {
     "reparameterize": Reparameterize,
     "reparameterize_attention": ReparameterizeAttention,
     "reparameterize_inputs": ReparameterizeInputs,
+    "scale_salient": ScaleSalient,
     "assign": Assign,
     "fit_levels": FitLevels,
     "assign_codebooks": AssignCodebooks,
