@@ -8,10 +8,13 @@ import pytest
 
 from models.tiny import build
 from qonnx import runtime
+from qonnx.codebooks import CODEBOOKS
 from qonnx.errors import QonnxError
 from qonnx.notes import note, warnings
+from qonnx.passes import weight_choices
 from qonnx.passes.allocate import Allocate
 from qonnx.passes.assign_weights import AssignWeights
+from qonnx.passes.weight_choices import at, rounded
 from qonnx.recipe import recipe
 from qonnx.targets import TARGETS, target
 
@@ -91,3 +94,17 @@ def test_the_recipe_runs_and_beats_one_format_for_all():
 
     uniform = noise("weight-int4-calibrated", assign_weights={"block": 32})
     assert noise("weight-mixed-calibrated", allocate={"average": 5.3}) < uniform
+
+
+def test_a_few_rows_say_what_all_do():
+    """Errors of single formats are taken on an excerpt of a long weight; bytes are those of the whole."""
+    model = build("<ir_version: 10, opset_import: ['': 25]> g (float[N,64] x, float[64,2048] w1) => (float[N,2048] y) "
+                  "{ y = MatMul(x, w1) }".replace("'", '"'))  # fmt: skip
+    node = next(n for n in model.graph if n.inputs[1].name == "w1")
+    AssignWeights(TARGETS["ort-cpu"], bits=4)(model)
+    formats = {at(note(node).plan.weight, bits) for bits in (2, 4, 8)} | {CODEBOOKS["1x8v4"]}
+    for format, (size, error) in weight_choices._errors(node, formats).items():
+        solved, weight = rounded(node, format), node.inputs[1].const_value.numpy()
+        whole = float(np.square(weight - solved.decode()).sum() / np.square(weight).sum())
+        assert error == pytest.approx(whole, rel=0.15)
+        assert abs(size - weight_choices._nbytes(solved)) <= 4
