@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from qonnx.formats import FORMATS
-from qonnx.passes.solve_weights import fitted, rounded_scale, to_tensor
+from qonnx.passes.solve_array import fitted, rounded_scale, to_tensor
 from qonnx.solvers import SOLVERS, Layout
 from qonnx.solvers.loss import losses
 from qonnx.solvers.nearest import nearest

@@ -1,0 +1,114 @@
+"""Weights solved by executors and worker processes, kept on disk: the same codes, nothing solved twice."""
+
+import concurrent.futures
+import dataclasses
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from models.tiny import build
+from qonnx.errors import QonnxError
+from qonnx.formats import FORMATS, TABLES
+from qonnx.notes import note
+from qonnx.passes import solve_jobs
+from qonnx.passes.assign_weights import AssignWeights
+from qonnx.passes.observe import Observe
+from qonnx.passes.solve_jobs import Job, solved
+from qonnx.passes.solve_weights import SolveWeights
+from qonnx.solvers import Layout
+from qonnx.targets import TARGETS
+
+NET = """<ir_version: 13, opset_import: ["": 25]> g (float[N,64] x, float[64,96] w1, float[48,96] w2, float[48,48] w3)
+    => (float[N,48] y) { a = MatMul(x, w1)  b = Relu(a)  c = Gemm<transB = 1>(b, w2)  d = Tanh(c)  e = MatMul(d, w3)
+    y = MatMul(e, w3) }"""
+
+
+def jobs(seed: int = 0) -> list[Job]:
+    generator, found = np.random.default_rng(seed), []
+    for shape, format in (
+        ((64, 24), dataclasses.replace(FORMATS["u4"], granularity="block", block=16)),
+        ((32, 8), dataclasses.replace(FORMATS["s8"], granularity="channel")),
+        ((48, 40), TABLES["nf4"]),
+        ((64, 24), dataclasses.replace(FORMATS["u4"], granularity="block", block=16, half_scales=True)),
+        ((16, 8), FORMATS["s2"]),
+    ):
+        x = generator.normal(size=(200, shape[0]))
+        weight = generator.normal(size=shape).astype(np.float32)
+        gram = (x.T @ x)[None].astype(np.float32)
+        found.append(Job(weight, Layout("MatMul", shape), format, ir.DataType.FLOAT, "gptq", gram))
+    return found
+
+
+def same(one, other) -> bool:
+    fields = ("codes", "scale", "zero_point", "axis")
+    return one.format == other.format and all(
+        np.array_equal(np.asarray(getattr(one, f)), np.asarray(getattr(other, f))) for f in fields
+    )
+
+
+def test_executors_give_what_this_process_gives_in_order():
+    here = list(solved(jobs()))
+    with concurrent.futures.ThreadPoolExecutor(3) as threads:
+        there = list(solved(jobs(), threads, under_way=2))
+    assert len(here) == len(there) == 5 and all(map(same, here, there))
+
+
+def test_no_more_jobs_are_under_way_than_allowed():
+    class Counting:
+        most = open = 0
+
+        def submit(self, function, job):
+            self.open += 1
+            self.most = max(self.most, self.open)
+            future = concurrent.futures.Future()
+            result = function(job)
+            future.result = lambda timeout=None: (setattr(self, "open", self.open - 1), result)[1]
+            return future
+
+    counting = Counting()
+    assert len(list(solved(jobs() + jobs(1), counting, under_way=3))) == 10
+    assert counting.most == 3 and counting.open == 0
+
+
+def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
+    first = solved(jobs(), folder=tmp_path)
+    begun = [next(first) for _ in range(3)]
+    first.close()
+    ran = []
+    run = Job.run
+    monkeypatch.setattr(solve_jobs.Job, "run", lambda job: (ran.append(job), run(job))[1])
+    again = list(solved(jobs(), folder=tmp_path))
+    assert len(ran) == 2 and all(map(same, begun, again[:3]))
+    assert all(one.codes.dtype == job.format.numpy_dtype for one, job in zip(again, jobs(), strict=True))
+    assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize("change", ["weight", "gram", "solver", "format", "dtype"])
+def test_another_job_finds_nothing(change):
+    job = jobs()[0]
+    other = {
+        "weight": job.weight + np.float32(1e-6),
+        "gram": job.gram * np.float32(1.0001),
+        "solver": "nearest",
+        "format": dataclasses.replace(job.format, block=32),
+        "dtype": ir.DataType.FLOAT16,
+    }
+    assert dataclasses.replace(job, **{change: other[change]}).digest() != job.digest() == jobs()[0].digest()
+
+
+def test_worker_processes_solve_a_model():
+    feeds = [{"x": np.random.default_rng(i).normal(size=(50, 64)).astype(np.float32)} for i in range(2)]
+    results = []
+    for solver in (SolveWeights("gptq"), SolveWeights("gptq", workers=2)):
+        model = build(NET)
+        Observe(feeds, gram=True)(model)
+        AssignWeights(TARGETS["ort-cpu"], bits=4)(model)
+        assert len(solver(model).changes) == 4
+        results.append([note(node).solved for node in model.graph if note(node).solved is not None])
+    assert all(map(same, *results))
+
+
+def test_no_workers_are_refused():
+    with pytest.raises(QonnxError, match="0 workers"):
+        SolveWeights(workers=0)
