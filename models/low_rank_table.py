@@ -6,8 +6,9 @@ Every row rounds the same planned layers by GPTQ with Gram matrices of 32 crops 
 activations stay float. A branch of rank r is stored in 8 bits and costs r·(K + N) bytes a layer. Bits a weight count
 codes, scales, zero points and branches of those layers. Scores are those of models/evaluate.py on evaluation photos.
 
-What it says: a branch is worth less than the same bytes in finer blocks, whichever way it is chosen. Differences below
-1 dB are within what a few photos decide.
+One conversion a row, scored on a few crops: rows that should be in order of their bits are not (compare the rows
+without a branch), so that differences of a decibel or two between rows decide nothing. Read it as a bound on what a branch can
+be worth here, not as an order of methods.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def row(name: str, model, weights: int, count: int) -> Row:
 def write(rows: list[Row]) -> None:
     head = "| | bits a weight | constants, MB | feature SQNR dB | IoU |\n|---|---|---|---|---|"
     lines = [f"| {r.name} | {r.bits:.2f} | {r.constants_mb:.2f} | {r.feature_db:.2f} | {r.iou:.3f} |" for r in rows]
-    text = "\n".join(["# Low-rank branches at equal bytes", "", __doc__.split("\n\n", 2)[2] + "\n", head, *lines, ""])
+    text = "\n".join(["# Low-rank branches at equal bytes", "", __doc__.split("\n\n", 2)[2], head, *lines, ""])
     RESULTS.with_suffix(".md").write_text(text, encoding="utf-8")
     RESULTS.with_suffix(".json").write_text(json.dumps([asdict(r) for r in rows], indent=1) + "\n", encoding="utf-8")
 
