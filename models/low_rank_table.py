@@ -7,8 +7,7 @@ activations stay float. A branch of rank r is stored in 8 bits and costs r·(K +
 codes, scales, zero points and branches of those layers. Scores are those of models/evaluate.py on evaluation photos.
 
 One conversion a row, scored on a few crops: rows that should be in order of their bits are not (compare the rows
-without a branch), so that differences of a decibel or two between rows decide nothing. Read it as a bound on what a branch can
-be worth here, not as an order of methods.
+without a branch), so differences of a decibel or two decide nothing, and the order of methods is open.
 """
 
 from __future__ import annotations
