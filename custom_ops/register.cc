@@ -77,9 +77,11 @@ extern "C" QONNX_EXPORT abi::Status* RegisterCustomOps(abi::SessionOptions* opti
     check(abi::CreateCustomOpDomain()("ai.qonnx", &domain));  // never freed: sessions may outlive their options
     for (auto* create : kOperators) check(abi::CustomOpDomain_Add()(domain, create()));
 #if defined(QONNX_CUDA)
-    if (cuda::gpu_present())  // an operator that cannot run would only be in the way of its function
-      for (const abi::CustomOp* op : cuda::operators("CUDAExecutionProvider"))
-        check(abi::CustomOpDomain_Add()(domain, op));
+    constexpr const char* kCuda = "CUDAExecutionProvider";
+    if (cuda::gpu_present()) {  // an operator that cannot run would only be in the way of its function
+      for (const abi::CustomOp* op : cuda::operators(kCuda)) check(abi::CustomOpDomain_Add()(domain, op));
+      for (const abi::CustomOp* op : cpu::observe_sinks_of_copies(kCuda)) check(abi::CustomOpDomain_Add()(domain, op));
+    }
 #endif
     check(abi::AddCustomOpDomain()(options, domain));
   });

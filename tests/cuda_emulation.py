@@ -14,6 +14,7 @@ import hashlib
 import mmap
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -24,7 +25,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from qonnx.custom_ops.codebook import CodebookWeight
 from qonnx.custom_ops.lowbit import LowBitWeight
+from qonnx.custom_ops.static_product import StaticGrid
 
 ROOT = pathlib.Path(__file__).parents[1]
 CUDA = ROOT / "custom_ops" / "cuda"
@@ -36,6 +39,7 @@ SANITIZERS = {
     "thread": ("-O1", "-fsanitize=thread", "-DEMULATE_TSAN"),
 }
 ELEMENTS = {np.dtype(np.float32): 0, np.dtype(np.float16): 1, np.dtype(ml_dtypes.bfloat16): 2}
+CODES = {np.dtype(np.uint8): 3, np.dtype(np.int8): 4}  # and uint4 5, int4 6, two a byte
 SCHEDULES = range(21)  # 0 is in order, the others are unfair
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="the emulated device needs g++")
 
@@ -45,7 +49,12 @@ def sources(plugin: bool) -> list[pathlib.Path]:
     files = sorted(CUDA.glob("*.cu")) + sorted(CUDA.glob("*_pack.cc")) + sorted((CUDA / "emulate").glob("*.cc"))
     left_out = {"runtime.cu", "driver.cc" if plugin else "plugin.cc"}
     if plugin:
-        files += [CUDA.parent / "ort_op.cc", CUDA / "call.cc", *sorted(CUDA.glob("*operators.cc"))]
+        files += [
+            CUDA.parent / "ort_op.cc",
+            CUDA / "call.cc",
+            CUDA / "product_weights.cc",
+            *sorted(CUDA.glob("*operators.cc")),
+        ]
     return [path for path in files if path.name not in left_out]
 
 
@@ -56,7 +65,7 @@ def build(fault: str = "", sanitizer: str = "", *, plugin: bool = False) -> str:
     `fault` is one of tests/cuda_faults.py, `sanitizer` one of SANITIZERS.
 
     Builds with a fault or a sanitizer know 4-bit codes only. Objects stay in the folder for temporary files, named by a
-    digest of all sources and flags: a second run of the tests, or another process of the same run, compiles nothing.
+    digest of what goes into each: a second run of the tests, or another process of the same run, compiles nothing.
     """
     marker = f"FAULT({fault})"
     in_header = any(marker in header.read_text(encoding="utf-8") for header in CUDA.glob("*.cuh"))
@@ -77,13 +86,20 @@ def _object(source: pathlib.Path, fault: str, sanitizer: str, few_formats: bool)
         flags.append("-DQONNX_FOUR_BITS")
     if source.parent.name == "emulate" and sanitizer == "thread":
         flags.remove("-fsanitize=thread")  # the device's own memory is no matter of the kernels
-    headers = sorted(path for path in CUDA.parent.rglob("*") if path.suffix in (".h", ".cuh"))
-    contents = [path.read_text(encoding="utf-8") for path in [source, *headers]]
+    contents = [path.read_text(encoding="utf-8") for path in sorted(included(source))]
     folder = pathlib.Path(tempfile.gettempdir()) / f"qonnx-emulated-{getpass.getuser()}"
     folder.mkdir(exist_ok=True)
     path = folder / f"{source.name}-{_digest(*flags, *contents)}.o"
     _make(path, ["g++", *flags, "-x", "c++", "-c", str(source)])
     return path
+
+
+@functools.cache
+def included(source: pathlib.Path) -> frozenset[pathlib.Path]:
+    """The file and every file of the repository that it includes, by whatever way."""
+    text = source.read_text(encoding="utf-8")
+    direct = [(source.parent / name).resolve() for name in re.findall(r'#include "([^"]+)"', text)]
+    return frozenset([source]).union(*(included(path) for path in direct if path != source))
 
 
 def _digest(*texts: str) -> str:
@@ -167,6 +183,26 @@ class LowBitSource(ctypes.Structure):
     )
 
 
+class CodebookSource(ctypes.Structure):
+    """qonnx::cuda::CodebookSource of custom_ops/cuda/codebook_pack.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ("rows", "columns", "block")),
+        *((name, ctypes.c_uint32) for name in ("levels", "codes_per_word", "bytes_per_word")),
+        *((name, ctypes.c_int) for name in ("books", "length")),
+        *((name, ctypes.c_void_p) for name in ("codes", "codebooks", "scale")),
+    )
+
+
+class StaticGridOf(ctypes.Structure):
+    """qonnx::cuda::StaticGrid of custom_ops/cuda/product.h."""
+
+    _fields_ = (
+        ("scale", ctypes.c_float),
+        *((name, ctypes.c_int) for name in ("zero_point", "minimum", "maximum")),
+    )
+
+
 class ProductJob(ctypes.Structure):
     """qonnx::cuda::Product of custom_ops/cuda/product.h."""
 
@@ -174,9 +210,17 @@ class ProductJob(ctypes.Structure):
         ("x", ctypes.c_void_p),
         ("y", ctypes.c_void_p),
         ("element", ctypes.c_int),
+        ("y_element", ctypes.c_int),
         ("rows", ctypes.c_int64),
         ("bias", ctypes.c_void_p),
         ("workspace", ctypes.c_void_p),
+        ("low_rank_a", ctypes.c_void_p),
+        ("low_rank_b", ctypes.c_void_p),
+        ("rank", ctypes.c_int),
+        ("fixed", ctypes.c_bool),
+        ("grid", StaticGridOf),
+        ("y_grid", StaticGridOf),
+        ("offsets", ctypes.c_void_p),
     )
 
 
@@ -192,11 +236,39 @@ MATH = {np.dtype(np.float32): 1, np.dtype(np.float16): 0, np.dtype(ml_dtypes.bfl
 INTEGER = 2
 
 
-class PackedLowBit:
-    """A low-bit weight as the kernels read it, for rows of x of `dtype`, rounded to int8 or not."""
+class Packed:
+    """A weight as the kernels read it; `outputs`: N."""
+
+    def __init__(self, device: Device, pack: int | None, outputs: int) -> None:
+        self.library, self.outputs = device.library, outputs
+        if not pack:
+            raise RuntimeError(self.library.emulated_failure().decode())
+        self.pack = ctypes.c_void_p(pack)
+        weakref.finalize(self, self.library.emulated_free, self.pack)
+        sizes = (ctypes.c_size_t * 3)()
+        self.library.emulated_sizes(self.pack, sizes)
+        self.arrays = [guarded(np.zeros(size, np.uint8)) for size in sizes]
+        self.library.emulated_arrays(self.pack, *self.pointers())
+
+    def pointers(self) -> list[ctypes.c_void_p]:
+        return [ctypes.c_void_p(pointer(array)) for array in self.arrays]
+
+    def plan(self, dtype: np.dtype | type, rows: int, processors: int, rank: int = 0) -> tuple[Plan, int]:
+        """The choice for that many rows of x on a device of so many processors, and the bytes of workspace."""
+        three = (ctypes.c_int * 3)()
+        element = ELEMENTS[np.dtype(dtype)]
+        size = self.library.emulated_plan(self.pack, element, ctypes.c_int64(rows), processors, rank, three)
+        return Plan(("few", "some", "many", "lean")[three[0]], three[1], three[2]), size
+
+
+def math_of(dtype: np.dtype | type, quantized: bool) -> int:
+    return INTEGER if quantized else MATH[np.dtype(dtype)]
+
+
+class PackedLowBit(Packed):
+    """A low-bit weight, for rows of x of `dtype`, rounded to int8 or not."""
 
     def __init__(self, device: Device, weight: LowBitWeight, dtype: np.dtype | type, quantized: bool) -> None:
-        self.library, self.outputs = device.library, weight.codes.shape[0]
         arrays = weight.arrays()
         codes = guarded(arrays["codes"])
         scale, zero = (guarded(arrays[name].astype(np.float32)) for name in ("scale", "zero_point"))
@@ -204,25 +276,26 @@ class PackedLowBit:
         source = LowBitSource(*weight.codes.shape, weight.block, *weight.layout)
         source.codes, source.scale, source.zero, source.zeros = pointer(codes), pointer(scale), pointer(zero), zero.size
         source.table = pointer(table)
-        math = INTEGER if quantized else MATH[np.dtype(dtype)]
-        self.pack = self.library.emulated_lowbit_pack(ctypes.byref(source), math)
-        if not self.pack:
-            raise RuntimeError(self.library.emulated_failure().decode())
-        weakref.finalize(self, self.library.emulated_lowbit_free, ctypes.c_void_p(self.pack))
-        sizes = (ctypes.c_size_t(), ctypes.c_size_t())
-        self.library.emulated_lowbit_sizes(ctypes.c_void_p(self.pack), *map(ctypes.byref, sizes))
-        self.arrays = [guarded(np.zeros(size.value, np.uint8)) for size in sizes]
-        self.library.emulated_lowbit_arrays(
-            ctypes.c_void_p(self.pack), *map(ctypes.c_void_p, map(pointer, self.arrays))
-        )
+        pack = device.library.emulated_lowbit_pack(ctypes.byref(source), math_of(dtype, quantized))
+        super().__init__(device, pack, len(weight.codes))
+        self.offsets = guarded(np.zeros(self.outputs, np.float32))
+        if quantized:
+            self.library.emulated_offsets(self.pack, ctypes.byref(source), ctypes.c_void_p(pointer(self.offsets)))
 
-    def plan(self, dtype: np.dtype | type, rows: int, processors: int) -> tuple[Plan, int]:
-        """The choice for that many rows of x on a device of so many processors, and the bytes of workspace."""
-        three = (ctypes.c_int * 3)()
-        element = ELEMENTS[np.dtype(dtype)]
-        rows_ = ctypes.c_int64(rows)
-        size = self.library.emulated_lowbit_plan(ctypes.c_void_p(self.pack), element, rows_, processors, three)
-        return Plan(("few", "some", "many")[three[0]], three[1], three[2]), size
+
+class PackedCodebook(Packed):
+    """A weight in code books, for rows of x of `dtype`, rounded to int8 or not."""
+
+    def __init__(self, device: Device, weight: CodebookWeight, dtype: np.dtype | type, quantized: bool) -> None:
+        arrays = weight.arrays()
+        codes = guarded(arrays["codes"])
+        books, scale = (guarded(arrays[name].astype(np.float32)) for name in ("codebooks", "scale"))
+        rows, columns = weight.shape
+        block = min(weight.block, columns)
+        source = CodebookSource(rows, columns, block, *weight.layout, len(books), books.shape[2])
+        source.codes, source.codebooks, source.scale = pointer(codes), pointer(books), pointer(scale)
+        pack = device.library.emulated_codebook_pack(ctypes.byref(source), math_of(dtype, quantized))
+        super().__init__(device, pack, rows)
 
 
 class Device:
@@ -230,10 +303,11 @@ class Device:
 
     def __init__(self, library: str) -> None:
         self.library = ctypes.CDLL(library)
-        for name in ("emulated_rows", "emulated_lowbit", "emulated_failure"):
+        for name in ("emulated_rows", "emulated_product", "emulated_failure"):
             getattr(self.library, name).restype = ctypes.c_char_p
-        self.library.emulated_lowbit_pack.restype = ctypes.c_void_p
-        self.library.emulated_lowbit_plan.restype = ctypes.c_size_t
+        for name in ("emulated_lowbit_pack", "emulated_codebook_pack"):
+            getattr(self.library, name).restype = ctypes.c_void_p
+        self.library.emulated_plan.restype = ctypes.c_size_t
 
     def seed(self, seed: int) -> None:
         """0: threads in order; others: an unfair schedule each."""
@@ -265,15 +339,59 @@ class Device:
         self.checked(self.library.emulated_rows(ctypes.byref(job)))
         return [y] if scale is None else [y, scale]
 
-    def low_bit(self, packed: PackedLowBit, x: np.ndarray, bias: np.ndarray | None = None, processors: int = 1):
-        """y [rows, N] of x [rows, K]; more processors mean more splits of the columns."""
-        x, y = guarded(x), unwritten((len(x), packed.outputs), x.dtype)
+    def product(
+        self,
+        packed: Packed,
+        x: np.ndarray,
+        bias: np.ndarray | None = None,
+        processors: int = 1,
+        *,
+        branch: tuple[np.ndarray, np.ndarray] | None = None,
+        shared: int = 99 << 10,
+    ) -> np.ndarray:
+        """y [rows, N] of x [rows, K]; more processors mean more splits of the columns.
+
+        branch: low-rank factors, float32 [K, rank] and [rank, N]. shared: bytes of shared memory that a block may have.
+        """
+        y = unwritten((len(x), packed.outputs), x.dtype)
+        job = ProductJob(element=ELEMENTS[x.dtype], y_element=ELEMENTS[x.dtype], y=pointer(y))
+        return self._run_product(packed, x, y, job, bias, processors, branch, shared)
+
+    def static_product(
+        self,
+        packed: PackedLowBit,
+        x: np.ndarray,
+        grid: StaticGrid,
+        bias: np.ndarray | None = None,
+        processors: int = 1,
+        *,
+        element: int | None = None,
+        y_grid: StaticGrid | None = None,
+    ) -> np.ndarray:
+        """y float32 [rows, N], codes with y_grid; x codes or numbers of `grid`."""
+        y = unwritten((len(x), packed.outputs), np.float32 if y_grid is None else y_grid.dtype.numpy())
+        element = (ELEMENTS | CODES)[x.dtype] if element is None else element
+        job = ProductJob(element=element, y_element=(ELEMENTS | CODES)[y.dtype], y=pointer(y), fixed=True)
+        for name, which in (("grid", grid), ("y_grid", y_grid)):
+            if which is not None:
+                numbers = (which.scale, which.zero_point, which.minimum, which.maximum)
+                setattr(job, name, StaticGridOf(*numbers))
+        job.offsets = pointer(packed.offsets)
+        return self._run_product(packed, x, y, job, bias, processors, None, 99 << 10)
+
+    def _run_product(self, packed, x, y, job, bias, processors, branch, shared):
+        x = guarded(x)
         wide = None if bias is None else guarded(bias.astype(np.float32))
-        _, size = packed.plan(x.dtype, len(x), processors)
+        rank = 0 if branch is None else branch[0].shape[1]
+        kind = np.float16 if job.element > 2 else x.dtype
+        _, size = packed.plan(kind, len(x), processors, rank)
         workspace = unwritten(((size + 15) // 16 * 16,), np.uint8)
-        job = ProductJob(pointer(x), pointer(y), ELEMENTS[x.dtype], len(x), pointer(wide), pointer(workspace))
-        arrays = map(ctypes.c_void_p, map(pointer, packed.arrays))
-        self.checked(self.library.emulated_lowbit(ctypes.c_void_p(packed.pack), *arrays, ctypes.byref(job), processors))
+        job.x, job.rows, job.bias, job.workspace = pointer(x), len(x), pointer(wide), pointer(workspace)
+        factors = [] if branch is None else [guarded(factor.astype(np.float32)) for factor in branch]
+        if factors:
+            job.low_rank_a, job.low_rank_b, job.rank = *map(pointer, factors), rank
+        run = self.library.emulated_product
+        self.checked(run(packed.pack, *packed.pointers(), ctypes.byref(job), processors, ctypes.c_size_t(shared)))
         return y
 
     @staticmethod

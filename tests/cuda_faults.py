@@ -29,27 +29,46 @@ FAULTS = {
     "product_token_guard": ("products", "guard at the last row of x"),
     "product_output_guard": ("products", "guard at the last output, one too far"),
     "product_finish_guard": ("products", "guard at the last sum"),
+    "product_shared_vector": ("codebooks", "guard at the first column of a group, in a vector that two groups share"),
+    "product_down_barrier": ("codebooks", "barrier before the low-rank sums of all warps are added"),
+    "codebook_swapped_rows": ("codebooks", "order of the indices of two rows"),
+    "product_spoiled_barrier": ("operators", "barrier before a row is known to hold a NaN"),
+    "log_quantize_guard": ("operators", "guard at the last number"),
+    "gather_guard": ("operators", "guard at the last row"),
+    "attention_reuse_barrier": ("operators", "barrier before values take the place of others"),
+    "attention_values_barrier": ("operators", "barrier before values are read"),
+    "attention_column_guard": ("operators", "guard at the last column of the values, one too far"),
     "product_grid_barrier": ("products", "barrier before the scales of all groups are read"),
 }
 SEEDS = 20
 
 _RUN = """
 import sys
-from tests import cuda_product_cases, cuda_rows_cases
+from tests import cuda_codebook_cases, cuda_operator_cases, cuda_product_cases, cuda_rows_cases
 from tests.cuda_emulation import Device
 library, cases, seeds = sys.argv[1:]
-device = Device(library)
+device = (cuda_operator_cases.Plugin if cases == "operators" else Device)(library)
 for seed in range(1, int(seeds) + 1):
     device.seed(seed)
     print("schedule", seed, flush=True)
-    {"rows": cuda_rows_cases, "products": cuda_product_cases}[cases].check_all(device)
+    {
+        "rows": cuda_rows_cases,
+        "products": cuda_product_cases,
+        "codebooks": cuda_codebook_cases,
+        "operators": cuda_operator_cases,
+    }[cases].check_all(device)
 """
+
+
+def faulty(fault: str) -> str:
+    """Path of a library with the fault, of the kind that its cases need."""
+    return build(fault, plugin=FAULTS[fault][0] == "operators")
 
 
 def caught_by(fault: str, library: str) -> str:
     """What noticed the fault, and in which schedule; empty when nothing did in SEEDS of them."""
     command = [sys.executable, "-c", _RUN, library, FAULTS[fault][0], str(SEEDS)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "QONNX_OPS_LIBRARY": library}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     if not done.returncode:
         return ""
@@ -60,7 +79,7 @@ def caught_by(fault: str, library: str) -> str:
 def main() -> None:
     for fault in sys.argv[1:] or FAULTS:
         what = FAULTS[fault][1]
-        print(f"{fault}: {what}\n    caught by: {caught_by(fault, build(fault)) or 'NOTHING'}", flush=True)
+        print(f"{fault}: {what}\n    caught by: {caught_by(fault, faulty(fault)) or 'NOTHING'}", flush=True)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def check_product(device: Device, kind: str, op: str, dtype, shape, scale_type=n
     weight = weight_of(kind, outputs, columns, block, scale_type=scale_type)
     x, bias = numbers((rows, columns), dtype), numbers(outputs, dtype)
     packed = PackedLowBit(device, weight, dtype, op == INT8)
-    y = device.low_bit(packed, x, bias, processors)
+    y = device.product(packed, x, bias, processors)
     check(op, y, x, weight, bias)
     return y
 

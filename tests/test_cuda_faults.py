@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from tests.cuda_emulation import CUDA, build, needs_compiler
-from tests.cuda_faults import FAULTS, caught_by
+from tests.cuda_emulation import CUDA, needs_compiler
+from tests.cuda_faults import FAULTS, caught_by, faulty
 
 
 def test_every_fault_in_the_source_is_on_the_list():
@@ -17,4 +17,4 @@ def test_every_fault_in_the_source_is_on_the_list():
 @needs_compiler
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_fault_is_caught(fault):
-    assert caught_by(fault, build(fault))
+    assert caught_by(fault, faulty(fault))

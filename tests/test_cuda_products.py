@@ -27,7 +27,7 @@ def test_every_code_is_decoded_exactly(device, kind, op, dtype):
     weight = weight_of(kind, 259, 37, 16)
     weight.codes[:] = (np.arange(259) % weight.levels)[:, None]
     x = np.concatenate([np.eye(37)[33:], -np.eye(37)[:2]]).astype(dtype)
-    check(op, device.low_bit(PackedLowBit(device, weight, dtype, op == INT8), x), x, weight)
+    check(op, device.product(PackedLowBit(device, weight, dtype, op == INT8), x), x, weight)
 
 
 @operators
@@ -69,7 +69,7 @@ def test_numbers_that_are_not_finite_spoil_their_row_only(device, op):
     for dtype in DTYPES:
         x = numbers((3, 64), dtype)
         x[1, 5], clean = np.nan, x.copy()
-        y = device.low_bit(PackedLowBit(device, weight, dtype, op == INT8), x)
+        y = device.product(PackedLowBit(device, weight, dtype, op == INT8), x)
         assert np.isnan(y[1]).all()
         clean[1] = 0
         check(op, y[::2], clean[::2], weight)
@@ -81,7 +81,7 @@ def test_tiny_and_huge_rows_stay_exact_to_rounding(device, op):
     packed = PackedLowBit(device, weight, np.float32, op == INT8)
     for size in (1e-30, 1e-10, 1e10, 1e34):
         x = numbers((6, 64)) * np.float32(size)
-        check(op, device.low_bit(packed, x), x, weight)
+        check(op, device.product(packed, x), x, weight)
 
 
 def test_a_large_table_is_refused_with_a_sentence(device):

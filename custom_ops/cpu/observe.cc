@@ -33,11 +33,11 @@ struct Cut {
   size_t outer = 1, channels = 1, inner = 1;
 };
 
-template <Type type>
+template <Type type, Memory memory = Memory::of_provider>
 class ObserveSink {
  public:
   static constexpr const char* name = "ObserveSink";
-  static constexpr Port inputs[] = {{type}};
+  static constexpr Port inputs[] = {{type, Arity::required, memory}};
   static constexpr std::span<const Port> outputs{};
   static void infer(ShapeInference&) {}
 
@@ -229,5 +229,11 @@ class ObserveSink {
 const abi::CustomOp* observe_sink_float32() { return operation<ObserveSink<Type::float32>>(); }
 const abi::CustomOp* observe_sink_float16() { return operation<ObserveSink<Type::float16>>(); }
 const abi::CustomOp* observe_sink_bfloat16() { return operation<ObserveSink<Type::bfloat16>>(); }
+
+std::vector<const abi::CustomOp*> observe_sinks_of_copies(const char* provider) {
+  return {operation<ObserveSink<Type::float32, Memory::host>>(provider),
+          operation<ObserveSink<Type::float16, Memory::host>>(provider),
+          operation<ObserveSink<Type::bfloat16, Memory::host>>(provider)};
+}
 
 }  // namespace qonnx::cpu

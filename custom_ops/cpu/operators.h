@@ -58,5 +58,7 @@ const abi::CustomOp* dynamic_matmul_codebook_bfloat16();
 const abi::CustomOp* observe_sink_float32();
 const abi::CustomOp* observe_sink_float16();
 const abi::CustomOp* observe_sink_bfloat16();
+// For a provider of a device: ONNX Runtime copies what is observed to the host.
+std::vector<const abi::CustomOp*> observe_sinks_of_copies(const char* provider);
 
 }  // namespace qonnx::cpu

@@ -73,9 +73,22 @@ struct LowBitCodes {
     return code;
   }
 
-  // use(a) for the operand of a step; with a table, for each of its planes.
+  // use(tile, i, a) for the operand of step + i of each tile; with a table, for each of its planes.
+  static constexpr int steps_at_once = 1;
+  template <int tiles, class Use>
+  QONNX_DEVICE_MEMBER static void fragments(const LowBitCodes (&codes)[tiles], int step, const Values& values,
+                                            const char*, Use use) {
+#pragma unroll
+    for (int tile = 0; tile < tiles; ++tile)
+      codes[tile].fragment(step, values, [&](const uint32_t(&a)[4]) { use(tile, 0, a); });
+  }
+
+  // Nothing in shared memory but the codes.
+  QONNX_BOTH static int shared_bytes(const Values&) { return 0; }
+  QONNX_DEVICE_MEMBER static void set_up(const Values&, char*, int) {}
+
   template <class Use>
-  QONNX_DEVICE_MEMBER void fragments(int step, const Values& values, Use use) const {
+  QONNX_DEVICE_MEMBER void fragment(int step, const Values& values, Use use) const {
     uint32_t a[4];
     if constexpr (table_) {
 #pragma unroll
@@ -84,7 +97,6 @@ struct LowBitCodes {
         from_table(step, values.table[plane], a);
         use(a);
       }
-      return;
     } else {
 #pragma unroll
       for (int j = 0; j < 4; ++j) a[j] = number(step, j, values);

@@ -8,14 +8,13 @@
 #include <stdexcept>
 
 #include "../formats/float16.h"
+#include "weight_pack.h"
 
 namespace qonnx::cuda {
 
 namespace {
 
 constexpr int kTableBits = 4, kTableEntries = 16;
-
-int divided_up(int a, int b) { return (a + b - 1) / b; }
 
 // Word of a thread and bit in it where the lowest bit of a plane's part of a code lies.
 struct Spot {
@@ -136,32 +135,9 @@ void set_zero(LowBitPack& pack, float zero) {
   pack.values.minus_zero_high = high << 16 | high;
 }
 
-void set_parameters(LowBitPack& pack, const LowBitSource& source, std::vector<float> zero) {
-  Weight& weight = pack.weight;
-  const std::vector<float> scale(source.scale, source.scale + static_cast<size_t>(weight.rows) * weight.groups);
-  const auto exact = [](float v) { return decode_float16(encode_float16(v)) == v; };
-  weight.zeros = std::any_of(zero.begin(), zero.end(), [&](float z) { return z != zero[0]; });
-  weight.zero = weight.zeros ? 0 : zero[0];
-  weight.halves = std::all_of(scale.begin(), scale.end(), exact) &&
-                  (!weight.zeros || std::all_of(zero.begin(), zero.end(), exact));
-  const size_t kinds = weight.zeros ? 2 : 1, size = weight.halves ? 2 : 4;
-  pack.parameters.assign(static_cast<size_t>(weight.tiles) * weight.groups * kinds * kTile * size, 0);
-  const auto put = [&](int row, int group, size_t kind, float value) {
-    const size_t at = ((static_cast<size_t>(row / kTile) * weight.groups + group) * kinds + kind) * kTile + row % kTile;
-    const uint16_t half = encode_float16(value);
-    if (weight.halves) std::memcpy(&pack.parameters[at * 2], &half, 2);
-    else std::memcpy(&pack.parameters[at * 4], &value, 4);
-  };
-  for (int row = 0; row < weight.rows; ++row)
-    for (int group = 0; group < weight.groups; ++group) {
-      const size_t at = static_cast<size_t>(row) * weight.groups + group;
-      put(row, group, 0, scale[at]);
-      if (weight.zeros) put(row, group, 1, zero[at]);
-    }
-}
-
 void set_codes(LowBitPack& pack, const LowBitSource& source) {
   const Weight& weight = pack.weight;
+  const Columns& to = weight.columns;
   const int padded = weight.units * kUnit;
   const size_t unit_words = static_cast<size_t>(32) * pack.bits, row_bytes = source.layout.row_bytes(source.columns);
   pack.codes.assign(static_cast<size_t>(weight.tiles) * weight.units * unit_words * 4, 0);
@@ -170,8 +146,8 @@ void set_codes(LowBitPack& pack, const LowBitSource& source) {
     std::fill(tile.begin(), tile.end(), 0);
     for (int i = 0; i < kTile && t * kTile + i < weight.rows; ++i) {
       decode_codes(source.layout, source.codes + static_cast<size_t>(t * kTile + i) * row_bytes, row.size(), row.data());
-      for (int k = 0; k < weight.columns; ++k)
-        tile[static_cast<size_t>(i) * padded + k / weight.group * weight.padded_group + k % weight.group] = row[k];
+      for (int k = 0; k < source.columns; ++k)
+        tile[static_cast<size_t>(i) * padded + k / to.group * to.padded_group + k % to.group] = row[k];
     }
     for (int u = 0; u < weight.units; ++u) {
       for (int i = 0; i < kTile; ++i) std::memcpy(&unit[i * kUnit], &tile[static_cast<size_t>(i) * padded + u * kUnit], kUnit);
@@ -188,15 +164,12 @@ LowBitPack pack_lowbit(const LowBitSource& source, Math math) {
   LowBitPack pack{};
   Weight& weight = pack.weight;
   weight.math = math;
-  weight.rows = source.rows;
-  weight.columns = source.columns;
-  weight.group = std::min(source.block, source.columns);
-  weight.groups = divided_up(source.columns, weight.group);
-  weight.padded_group = divided_up(weight.group, step_of(math)) * step_of(math);
-  weight.tiles = divided_up(source.rows, kTile);
-  weight.units = divided_up(weight.groups * weight.padded_group, kUnit);
+  const int group = std::min(source.block, source.columns);
+  const int padded = divided_up(group, step_of(math)) * step_of(math);
+  set_geometry(weight, source.rows, {source.columns, group, padded, 1, 1, false});
   pack.table = !counts_up(source);
   pack.bits = pack.table ? kTableBits : std::bit_width(source.layout.levels - 1);
+  weight.unit_bytes = kTile * kUnit / 8 * pack.bits;
   weight.factor = 1;
   if (pack.table) {
     check_table(source);
@@ -207,9 +180,30 @@ LowBitPack pack_lowbit(const LowBitSource& source, Math math) {
   const float folded = folded_zero(pack, zero);
   set_zero(pack, folded);
   for (float& z : zero) z = (weight.factor == 1 ? z : z / weight.factor) - folded;
-  set_parameters(pack, source, std::move(zero));
+  set_parameters(pack, source.scale, zero);
   set_codes(pack, source);
   return pack;
+}
+
+std::vector<float> offsets_of(const LowBitPack& pack, const LowBitSource& source) {
+  const Weight& weight = pack.weight;
+  const size_t row_bytes = source.layout.row_bytes(source.columns);
+  std::vector<uint8_t> codes(source.columns);
+  std::vector<float> offsets(source.rows);
+  for (int row = 0; row < source.rows; ++row) {
+    decode_codes(source.layout, source.codes + row * row_bytes, codes.size(), codes.data());
+    double sum = 0;
+    for (int k = 0; k < source.columns; ++k) {
+      const size_t at = static_cast<size_t>(row) * weight.groups + k / weight.columns.group;
+      const int code = codes[k];
+      const double value =
+          pack.table ? static_cast<int8_t>(pack.values.table[0][code / 4] >> 8 * (code % 4)) : double(code);
+      const double zero = static_cast<double>(source.zero[source.zeros == 1 ? 0 : at]) / weight.factor;
+      sum += static_cast<double>(source.scale[at]) * (value - zero);
+    }
+    offsets[row] = static_cast<float>(sum);
+  }
+  return offsets;
 }
 
 }  // namespace qonnx::cuda

@@ -31,16 +31,18 @@ struct LowBitValues {
   uint32_t table[kMostPlanes][8];  // low bytes of 16 entries, then high bytes (int8: low bytes alone)
 };
 
-struct LowBitPack {
-  Weight weight;  // codes and parameters are null: the caller puts them into device memory
+struct LowBitPack : Pack {
   LowBitValues values;
   int bits;
   bool table;
-  std::vector<char> codes, parameters;
 };
 
 // Throws std::invalid_argument with a sentence when a table has more than 16 entries or is not finite.
 LowBitPack pack_lowbit(const LowBitSource& source, Math math);
+
+// Σ_k scale · (value − zero) of each row, in units of the weight's factor: what a constant in x adds to the outputs.
+// For weights packed for int8.
+std::vector<float> offsets_of(const LowBitPack& pack, const LowBitSource& source);
 
 // y = x · wᵀ + bias: x into the workspace, tiles, sums.
 Failure run_lowbit(const LowBitPack& pack, const Weight& weight, const Plan& plan, const Product& product,

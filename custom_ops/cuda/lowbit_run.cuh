@@ -6,10 +6,27 @@
 
 namespace qonnx::cuda {
 
+template <class Codes>
+using LowBitFew = Tile<Codes, 1, 4, 4, 1, 4>;
+template <class Codes>
+using LowBitSome = Tile<Codes, 2, 4, 2, 2, 4>;
+template <class Codes>
+using LowBitMany = Tile<Codes, 4, 1, 2, 8, 3>;
+
 template <Math math>
 Failure run_lowbit_tiles(const LowBitPack& pack, const Plan& plan, const Job& job, Stream stream) {
   const auto run = [&]<int bits, bool table>() {
-    return run_tiles<LowBitCodes<bits, table, math>>("low-bit matrix product", plan, job, pack.values, stream);
+    using Codes = LowBitCodes<bits, table, math>;
+    static_assert(has_shape<LowBitFew<Codes>>(kLowBitTiles[0]) && has_shape<LowBitSome<Codes>>(kLowBitTiles[1]) &&
+                  has_shape<LowBitMany<Codes>>(kLowBitTiles[2]));
+    const auto launched = [&]<class T>() {
+      return launch_tile<T, Codes>("low-bit matrix product", job, pack.values, plan.splits, stream);
+    };
+    switch (plan.regime) {
+      case Regime::few: return launched.template operator()<LowBitFew<Codes>>();
+      case Regime::some: return launched.template operator()<LowBitSome<Codes>>();
+      default: return launched.template operator()<LowBitMany<Codes>>();
+    }
   };
 #if defined(QONNX_FOUR_BITS)  // tests that build the kernels many times look at one format
   return run.template operator()<4, false>();

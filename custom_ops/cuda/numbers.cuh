@@ -8,6 +8,12 @@ namespace qonnx::cuda {
 template <Element element>
 QONNX_DEVICE float load_number(const void* array, size_t index) {
   if constexpr (element == Element::float32) return static_cast<const float*>(array)[index];
+  if constexpr (element == Element::uint8) return static_cast<const uint8_t*>(array)[index];
+  if constexpr (element == Element::int8) return static_cast<const int8_t*>(array)[index];
+  if constexpr (element == Element::uint4 || element == Element::int4) {
+    const int nibble = static_cast<const uint8_t*>(array)[index / 2] >> 4 * (index % 2) & 15;
+    return static_cast<float>(element == Element::int4 && nibble > 7 ? nibble - 16 : nibble);
+  }
   const uint16_t code = static_cast<const uint16_t*>(array)[index];
   if constexpr (element == Element::float16) return float_of_half(code);
   return bits_as_float(static_cast<uint32_t>(code) << 16);
@@ -23,6 +29,14 @@ QONNX_DEVICE void store_number(void* array, size_t index, float value) {
 
 constexpr uint32_t kInfinity = 0x7f800000, kMagnitude = 0x7fffffff;
 constexpr float kSmallest = 0x1p-100f;  // steps are at least this / 127
+
+// The next of three bfloat16 numbers that add up to x exactly: its upper half, cut off.
+QONNX_DEVICE float next_plane(float& rest) {
+  const bool finite = (float_as_bits(rest) & kMagnitude) < kInfinity;
+  const float plane = finite ? bits_as_float(float_as_bits(rest) & 0xffff0000) : rest;
+  rest = finite ? rest - plane : 0.0f;
+  return plane;
+}
 
 // The scale of a block whose largest magnitude has these bits (NaN and infinity are above all numbers): its codes are
 // nearest(x · inverse), its numbers codes · step. A block with a number that is not finite gets codes 0 and step NaN.
@@ -55,6 +69,17 @@ Failure by_element(Element element, Run&& run) {
     case Element::float32: return run.template operator()<Element::float32>();
     case Element::float16: return run.template operator()<Element::float16>();
     default: return run.template operator()<Element::bfloat16>();
+  }
+}
+
+template <class Run>
+Failure by_element_or_code(Element element, Run&& run) {
+  switch (element) {
+    case Element::uint8: return run.template operator()<Element::uint8>();
+    case Element::int8: return run.template operator()<Element::int8>();
+    case Element::uint4: return run.template operator()<Element::uint4>();
+    case Element::int4: return run.template operator()<Element::int4>();
+    default: return by_element(element, run);
   }
 }
 

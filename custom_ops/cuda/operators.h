@@ -9,7 +9,9 @@ namespace qonnx::cuda {
 
 // `provider`: CUDAExecutionProvider, or the CPU's in tests on the emulated GPU.
 std::vector<const abi::CustomOp*> row_operators(const char* provider);
-std::vector<const abi::CustomOp*> lowbit_operators(const char* provider);
+std::vector<const abi::CustomOp*> product_operators(const char* provider);
+std::vector<const abi::CustomOp*> static_operators(const char* provider);
+std::vector<const abi::CustomOp*> decode_operators(const char* provider);
 std::vector<const abi::CustomOp*> operators(const char* provider);
 
 }  // namespace qonnx::cuda

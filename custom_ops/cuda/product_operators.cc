@@ -1,51 +1,43 @@
-// MatMulLowBit and DynamicQuantizeMatMulLowBit for ONNX Runtime's CUDA provider; kernels in product_tile.cuh.
+// Products with packed weights for ONNX Runtime's CUDA provider: MatMulLowBit and MatMulCodebook, and the same as
+// DynamicQuantize…; kernels in product_tile.cuh.
 //
-// x and y lie in GPU memory; codes, scale, zero_point, table and bias in the host's, where constant ones are packed once
-// and copied to the GPU when the kernel is created. Weights that are no initializers are packed and copied at each call:
-// correct, but slow, and not for CUDA graphs.
+// x and y lie in GPU memory; all other inputs in the host's, where constant ones are packed once and copied to the GPU
+// when the kernel is created. Those that are no initializers are packed and copied at each call: correct, but slow, and
+// not for CUDA graphs.
 #include <algorithm>
 #include <array>
-#include <optional>
-#include <stdexcept>
 
-#include "../operands.h"
 #include "call.h"
-#include "lowbit_pack.h"
 #include "operators.h"
-#include "runtime.h"
+#include "product_weights.h"
 
 namespace qonnx::cuda {
 
 namespace {
 
-constexpr size_t kWorkspace = size_t{64} << 20;  // rows of x are taken in parts that need no more
+template <class Form, bool quantized>
+constexpr const char* kName = Form::kArrays == LowBitForm::kArrays
+                                  ? (quantized ? "DynamicQuantizeMatMulLowBit" : "MatMulLowBit")
+                                  : (quantized ? "DynamicQuantizeMatMulCodebook" : "MatMulCodebook");
 
-// A weight on the GPU.
-struct Loaded {
-  LowBitPack pack;
-  DeviceArray codes, parameters;
-  explicit Loaded(LowBitPack packed)
-      : pack(std::move(packed)),
-        codes(pack.codes.data(), pack.codes.size()),
-        parameters(pack.parameters.data(), pack.parameters.size()) {
-    pack.weight.codes = codes.as<char>();
-    pack.weight.parameters = parameters.as<char>();
-    pack.codes = pack.parameters = {};
-  }
-};
+template <class Form, Type type>
+constexpr auto product_ports() {
+  std::array<Port, Form::kArrays + 4> all{};
+  for (Port& port : all) port = {Type::any, Arity::required, Memory::host};
+  all[0] = {type};
+  all[1].type = Type::uint8;
+  if (Form::kArrays == LowBitForm::kArrays) all[4].type = Type::float32;
+  all[Form::kArrays + 1].type = type;
+  all[Form::kArrays + 2].arity = all[Form::kArrays + 3].arity = Arity::optional;
+  return all;
+}
 
-template <Type type, bool quantized>
-class GpuLowBit {
+template <class Form, Type type, bool quantized>
+class GpuProduct {
  public:
-  static constexpr const char* name = quantized ? "DynamicQuantizeMatMulLowBit" : "MatMulLowBit";
-  static constexpr Port inputs[] = {{type},
-                                    {Type::uint8, Arity::required, Memory::host},
-                                    {Type::any, Arity::required, Memory::host},
-                                    {Type::any, Arity::required, Memory::host},
-                                    {Type::float32, Arity::required, Memory::host},
-                                    {type, Arity::required, Memory::host}};
+  static constexpr const char* name = kName<Form, quantized>;
+  static constexpr auto inputs = product_ports<Form, type>();
   static constexpr Port outputs[] = {{type}};
-  static constexpr size_t kBias = 5;
 
   static void infer(ShapeInference& shapes) {
     auto y = shapes.input(0);
@@ -56,121 +48,89 @@ class GpuLowBit {
     shapes.output(0, y);
   }
 
-  explicit GpuLowBit(const NodeInfo& info)
-      : who_(std::string(name) + " '" + info.node_name() + "': "), device_(present_device()) {
-    source_.columns = number(info, "K");
-    source_.rows = number(info, "N");
-    source_.block = std::min(number(info, "block_size"), source_.columns);
-    source_.layout = code_layout(info, 256, who_);
-    std::array<Tensor, 4> arrays;
-    for (size_t i = 0; i < arrays.size(); ++i) arrays[i] = info.constant(i + 1);
-    if (std::all_of(arrays.begin(), arrays.end(), [](const Tensor& t) { return t.present; }))
-      constant_.emplace(packed(arrays));
-    if (const Tensor bias = info.constant(kBias)) constant_bias_ = loaded_bias(bias);
+  explicit GpuProduct(const NodeInfo& info)
+      : who_(std::string(name) + " '" + info.node_name() + "': "),
+        device_(present_device()),
+        shape_(product_shape(info, Form::kMostLevels, who_)) {
+    if (quantized && info.integer("activation_bits", 8) != 8)
+      throw Error(who_ + "activation_bits=" + std::to_string(info.integer("activation_bits", 8)) +
+                  " has no kernel; use 8");
+    std::vector<Tensor> arrays;
+    for (size_t i = 1; i <= Form::kArrays; ++i)
+      if (Tensor array = info.constant(i)) arrays.push_back(std::move(array));
+    if (arrays.size() == Form::kArrays) constant_.emplace(shape_, arrays, kMath, false, who_);
+    if (const Tensor bias = info.constant(kBias)) constant_bias_ = gpu_bias(bias, shape_, who_);
+    const Tensor a = info.constant(kLowRankA), b = info.constant(kLowRankB);
+    if (a && b) constant_branch_.emplace(a, b, shape_, who_);
   }
 
   void run(Context& context) {
     const Tensor x = context.input(0);
-    if (x.shape.empty() || x.shape.back() != static_cast<int64_t>(source_.columns))
-      throw Error(who_ + "X has shape " + shape_text(x.shape) + ", but K=" + std::to_string(source_.columns) +
+    if (x.shape.empty() || x.shape.back() != shape_.columns)
+      throw Error(who_ + "X has shape " + shape_text(x.shape) + ", but K=" + std::to_string(shape_.columns) +
                   " must be its last dimension");
-    std::optional<Loaded> fresh;
-    if (!constant_) fresh.emplace(packed({context.input(1), context.input(2), context.input(3), context.input(4)}));
-    const Loaded& loaded = constant_ ? *constant_ : *fresh;
-    const DeviceArray own_bias = constant_bias_ ? DeviceArray() : loaded_bias(context.input(kBias));
+    std::optional<GpuWeight<Form>> own_weight;
+    if (!constant_) {
+      std::vector<Tensor> arrays;
+      for (size_t i = 1; i <= Form::kArrays; ++i) arrays.push_back(context.input(i));
+      own_weight.emplace(shape_, arrays, kMath, false, who_);
+    }
+    const GpuWeight<Form>& weight = constant_ ? *constant_ : *own_weight;
+    const DeviceArray own_bias = constant_bias_ ? DeviceArray() : gpu_bias(context.input(kBias), shape_, who_);
+    const GpuLowRank own_branch =
+        constant_branch_ ? GpuLowRank() : GpuLowRank(context.input(kLowRankA), context.input(kLowRankB), shape_, who_);
 
     std::vector<int64_t> shape = x.shape;
-    shape.back() = source_.rows;
+    shape.back() = shape_.rows;
     auto* y = static_cast<char*>(context.output(0, shape));
-    const int64_t rows = static_cast<int64_t>(x.count) / source_.columns;
+    const int64_t rows = static_cast<int64_t>(x.count) / shape_.columns;
     if (!rows) return;
-    const Weight& weight = loaded.pack.weight;
-    const int64_t part = rows_at_once(weight, rows);
-    const Workspace workspace(context, 0, plan_of(weight, kElement, part, device_).bytes);
+    Product product{};
+    product.element = product.y_element = kElement;
+    product.bias = (constant_bias_ ? *constant_bias_ : own_bias).template as<float>();
+    product.branch = (constant_branch_ ? *constant_branch_ : own_branch).branch();
+    const int rank = product.branch.rank;
+    const int64_t part = rows_at_once(weight.weight(), kElement, rows, device_, rank);
+    const Workspace workspace(context, 0, plan_of(weight.weight(), kElement, part, device_, rank).bytes);
+    product.workspace = workspace.data();
     for (int64_t first = 0; first < rows; first += part) {
-      const int64_t count = std::min(part, rows - first);
-      const Product product{static_cast<const char*>(x.data) + first * source_.columns * size_of(kElement),
-                            y + first * source_.rows * size_of(kElement),
-                            kElement,
-                            count,
-                            (constant_bias_ ? *constant_bias_ : own_bias).template as<float>(),
-                            workspace.data()};
-      const Plan plan = plan_of(weight, kElement, count, device_);
-      expect(run_lowbit(loaded.pack, weight, plan, product, stream_of(context)), who_);
+      product.rows = std::min(part, rows - first);
+      product.x = static_cast<const char*>(x.data) + bytes_for(kElement, first * shape_.columns);
+      product.y = y + bytes_for(kElement, first * shape_.rows);
+      const Plan plan = plan_of(weight.weight(), kElement, product.rows, device_, rank);
+      expect(weight.run(plan, product, device_, stream_of(context)), who_);
     }
   }
 
  private:
   static constexpr Element kElement = element_of<type>();
-
-  int number(const NodeInfo& info, const char* attribute) const {
-    return static_cast<int>(positive_attribute(info, attribute, who_, (int64_t{1} << 31) - 1));
-  }
-
-  // Rows of x whose workspace fits, halved until it does; a last, shorter part never needs more splits than fit.
-  int64_t rows_at_once(const Weight& weight, int64_t rows) const {
-    while (rows > 64 && plan_of(weight, kElement, rows, device_).bytes > kWorkspace) rows = (rows + 1) / 2;
-    return rows;
-  }
-
-  LowBitPack packed(const std::array<Tensor, 4>& arrays) const {
-    const auto& [codes, scale, zero_point, table] = arrays;
-    const auto n = static_cast<size_t>(source_.rows), levels = static_cast<size_t>(source_.layout.levels);
-    const size_t blocks = (source_.columns + source_.block - 1) / source_.block;
-    const size_t row_bytes = source_.layout.row_bytes(source_.columns);
-    const std::string grid = "[" + std::to_string(n) + ", " + std::to_string(blocks) + "]";
-    expect_shape(codes.count == n * row_bytes && codes.shape.size() == 2, who_, "codes", codes,
-                 "[" + std::to_string(n) + ", " + std::to_string(row_bytes) + "]");
-    expect_shape(scale.count == n * blocks, who_, "scale", scale, grid);
-    expect_shape(zero_point.count == n * blocks || zero_point.count == 1, who_, "zero_point", zero_point,
-                 grid + " or one number");
-    expect_shape(table.count == levels && table.type == Type::float32, who_, "table", table,
-                 "float32 [" + std::to_string(levels) + "]");
-    const std::vector<float> scales = numbers_of(scale, who_, "scale"),
-                             zeros = numbers_of(zero_point, who_, "zero_point");
-    LowBitSource source = source_;
-    source.codes = codes.as<uint8_t>();
-    source.scale = scales.data();
-    source.zero = zeros.data();
-    source.zeros = zeros.size();
-    source.table = table.as<float>();
-    try {
-      return pack_lowbit(source, quantized ? Math::int8 : type == Type::float16 ? Math::float16 : Math::bfloat16);
-    } catch (const std::invalid_argument& error) {
-      throw Error(who_ + error.what());
-    }
-  }
-
-  DeviceArray loaded_bias(const Tensor& tensor) const {
-    const auto n = static_cast<size_t>(source_.rows);
-    if (tensor.count != n && tensor.count != 1)
-      throw Error(who_ + "bias has shape " + shape_text(tensor.shape) +
-                  ", but one number or N=" + std::to_string(n) + " of them are wanted");
-    std::vector<float> bias = numbers_of(tensor, who_, "bias");
-    bias.resize(n, bias[0]);
-    return {bias.data(), n * sizeof(float)};
-  }
+  static constexpr Math kMath = quantized ? Math::int8 : type == Type::float16 ? Math::float16 : Math::bfloat16;
+  static constexpr size_t kBias = Form::kArrays + 1, kLowRankA = kBias + 1, kLowRankB = kBias + 2;
 
   std::string who_;
   Device device_;
-  LowBitSource source_{};
-  std::optional<Loaded> constant_;
+  ProductShape shape_;
+  std::optional<GpuWeight<Form>> constant_;
   std::optional<DeviceArray> constant_bias_;
+  std::optional<GpuLowRank> constant_branch_;
 };
 
-template <Type type>
+template <class Form, Type type>
 void add(std::vector<const abi::CustomOp*>& all, const char* provider) {
-  all.push_back(operation<GpuLowBit<type, false>>(provider));
-  all.push_back(operation<GpuLowBit<type, true>>(provider));
+  all.push_back(operation<GpuProduct<Form, type, false>>(provider));
+  all.push_back(operation<GpuProduct<Form, type, true>>(provider));
 }
 
 }  // namespace
 
-std::vector<const abi::CustomOp*> lowbit_operators(const char* provider) {
+std::vector<const abi::CustomOp*> product_operators(const char* provider) {
   std::vector<const abi::CustomOp*> all;
-  add<Type::float32>(all, provider);
-  add<Type::float16>(all, provider);
-  add<Type::bfloat16>(all, provider);
+  add<LowBitForm, Type::float32>(all, provider);
+  add<LowBitForm, Type::float16>(all, provider);
+  add<LowBitForm, Type::bfloat16>(all, provider);
+  add<CodebookForm, Type::float32>(all, provider);
+  add<CodebookForm, Type::float16>(all, provider);
+  add<CodebookForm, Type::bfloat16>(all, provider);
   return all;
 }
 

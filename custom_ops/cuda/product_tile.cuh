@@ -11,13 +11,14 @@
 //   parameters   [tile][unit][slot][scale, zero][16]      slot: the groups that a unit touches
 //   x            [row][unit · 64 columns], its 16-byte pieces exchanged so that ldmatrix meets no bank twice
 //   of rows      [unit][slot][scale, sum][row]
+// Before the stages lies what the weight wants there (Codes::shared_bytes): code books.
 // Sums of warps at the same outputs are added in the order of their units, so results never depend on the schedule.
 #pragma once
 
 #include <type_traits>
 
-#include "numbers.cuh"
-#include "product.h"
+#include "epilogue.cuh"
+#include "launch.cuh"
 
 namespace qonnx::cuda {
 
@@ -32,16 +33,17 @@ struct Tile {
   static constexpr int steps = kUnit / step_of(math);
   static constexpr int unit_bytes = kUnit * bytes_of(math);            // of a row of x
   static constexpr int unit_pieces = unit_bytes / 16, row_pieces = warps_units * unit_pieces;
-  static constexpr int code_bytes = block_tiles * warps_units * Codes::bytes, x_bytes = tokens * row_pieces * 16;
+  static constexpr int x_bytes = tokens * row_pieces * 16;
   static constexpr int pitch = outputs + 4;  // of the sums at the end: lanes meet different banks
   static constexpr size_t end_bytes = sizeof(float) * warps_units * tokens * pitch;
 
   // Bytes of one group's parameters of a tile, and of one slot of the rows of x.
   QONNX_BOTH static int parameter_bytes(const Job& job) { return kTile * (job.halves ? 2 : 4) * (job.zeros ? 2 : 1); }
   QONNX_BOTH static int token_bytes(const Job& job) { return 4 * tokens * ((integer ? 1 : 0) + (job.sums ? 1 : 0)); }
-  QONNX_BOTH static int parameters_at() { return code_bytes; }
+  QONNX_BOTH static int unit_code_bytes(const Job& job) { return Codes::bytes ? Codes::bytes : job.unit_bytes; }
+  QONNX_BOTH static int parameters_at(const Job& job) { return block_tiles * warps_units * unit_code_bytes(job); }
   QONNX_BOTH static int x_at(const Job& job) {
-    return (code_bytes + block_tiles * warps_units * job.slots * parameter_bytes(job) + 127) / 128 * 128;
+    return (parameters_at(job) + block_tiles * warps_units * job.slots * parameter_bytes(job) + 127) / 128 * 128;
   }
   QONNX_BOTH static int tokens_at(const Job& job) { return x_at(job) + x_bytes; }
   QONNX_BOTH static int stage_bytes(const Job& job) {
@@ -62,14 +64,15 @@ QONNX_DEVICE int exchanged(int token, int piece) {
 // The units unit … of a stage, as far as they lie before `end`; zeros for the others and for rows that are not there.
 template <class T, class Codes>
 QONNX_DEVICE void copy_stage(const Job& job, char* stage, int tile, int token, int unit, int end) {
-  constexpr int kCodePieces = T::warps_units * Codes::bytes / 16;  // of a tile: its units follow each other
-  for (int i = threadIdx.x; i < T::block_tiles * kCodePieces; i += T::threads) {
-    const int t = tile + i / kCodePieces, piece = i % kCodePieces;
-    const size_t from = (static_cast<size_t>(t) * job.units + unit) * Codes::bytes + piece * 16;
-    copy_async(stage + i * 16, job.codes + from, t < job.tiles && unit + piece * 16 / Codes::bytes < end);
+  const int unit_bytes = T::unit_code_bytes(job);
+  const int code_pieces = T::warps_units * unit_bytes / 16;  // of a tile: its units follow each other
+  for (int i = threadIdx.x; i < T::block_tiles * code_pieces; i += T::threads) {
+    const int t = tile + i / code_pieces, piece = i % code_pieces;
+    const size_t from = (static_cast<size_t>(t) * job.units + unit) * unit_bytes + piece * 16;
+    copy_async(stage + i * 16, job.codes + from, t < job.tiles && unit + piece * 16 / unit_bytes < end);
   }
   const int row_bytes = T::parameter_bytes(job), pieces = job.slots * row_bytes / 16;
-  char* to = stage + T::parameters_at();
+  char* to = stage + T::parameters_at(job);
   for (int i = threadIdx.x; i < T::block_tiles * T::warps_units * pieces; i += T::threads) {
     const int t = tile + i / pieces / T::warps_units, u = unit + i / pieces % T::warps_units, byte = i % pieces * 16;
     const int group = u * T::steps / job.group_steps;
@@ -173,39 +176,41 @@ QONNX_DEVICE void add_group(const Job& job, const char* parameters, const char* 
   }
 }
 
-// One unit of this warp: `stage` holds it as the `depth`-th of its units.
+// One unit of this warp: `stage` holds it as the `depth`-th of its units, `books` what the weight has put there.
 template <class T, class Codes>
-QONNX_DEVICE void multiply_unit(const Job& job, const typename Codes::Values& values, const char* stage, int unit,
-                                int warp_row, int depth, float (&total)[T::tiles][T::token_tiles][4]) {
-  const int first_tile = warp_row * T::tiles;
+QONNX_DEVICE void multiply_unit(const Job& job, const typename Codes::Values& values, const char* books,
+                                const char* stage, int unit, int warp_row, int depth,
+                                float (&total)[T::tiles][T::token_tiles][4]) {
+  const int first_tile = warp_row * T::tiles, unit_bytes = T::unit_code_bytes(job);
   Codes codes[T::tiles];
 #pragma unroll
   for (int tile = 0; tile < T::tiles; ++tile)
-    codes[tile].load(stage + ((first_tile + tile) * T::warps_units + depth) * Codes::bytes);
+    codes[tile].load(stage + ((first_tile + tile) * T::warps_units + depth) * unit_bytes);
   const int parameter_bytes = T::parameter_bytes(job), token_bytes = T::token_bytes(job);
   const char* parameters =
-      stage + T::parameters_at() + (first_tile * T::warps_units + depth) * job.slots * parameter_bytes;
+      stage + T::parameters_at(job) + (first_tile * T::warps_units + depth) * job.slots * parameter_bytes;
   const char* of_rows = stage + T::tokens_at(job) + depth * job.slots * token_bytes;
   const char* x = stage + T::x_at(job);
 
+  constexpr int kAtOnce = Codes::steps_at_once;
   Sum<T> sum[T::tiles][T::token_tiles][4] = {};
-  uint32_t b[T::token_tiles][2], next[2] = {};
+  uint32_t b[kAtOnce][T::token_tiles][2], next[2] = {};
   int left = job.group_steps - unit * T::steps % job.group_steps;
 #pragma unroll
-  for (int step = 0; step < T::steps; ++step) {
-    load_x<T>(x, depth, step, b, next);
+  for (int step = 0; step < T::steps; step += kAtOnce) {
 #pragma unroll
-    for (int tile = 0; tile < T::tiles; ++tile)
-      codes[tile].fragments(step, values, [&](const uint32_t(&a)[4]) {
+    for (int i = 0; i < kAtOnce; ++i) load_x<T>(x, depth, step + i, b[i], next);
+    Codes::fragments(codes, step, values, books, [&](int tile, int i, const uint32_t(&a)[4]) {
 #pragma unroll
-        for (int tokens = 0; tokens < T::token_tiles; ++tokens) {
-          auto& d = sum[tile][tokens];
-          if constexpr (T::integer) multiply_int8(d, a, b[tokens][0], b[tokens][1]);
-          else if constexpr (T::math == Math::float16) multiply_float16(d, a, b[tokens][0], b[tokens][1]);
-          else multiply_bfloat16(d, a, b[tokens][0], b[tokens][1]);
-        }
-      });
-    if (--left == 0 || step == T::steps - 1) {
+      for (int tokens = 0; tokens < T::token_tiles; ++tokens) {
+        auto& d = sum[tile][tokens];
+        if constexpr (T::integer) multiply_int8(d, a, b[i][tokens][0], b[i][tokens][1]);
+        else if constexpr (T::math == Math::float16) multiply_float16(d, a, b[i][tokens][0], b[i][tokens][1]);
+        else multiply_bfloat16(d, a, b[i][tokens][0], b[i][tokens][1]);
+      }
+    });
+    left -= kAtOnce;
+    if (left == 0 || step + kAtOnce == T::steps) {
       add_group<T>(job, parameters, of_rows, sum, total);
       parameters += parameter_bytes;
       of_rows += token_bytes;
@@ -237,29 +242,28 @@ QONNX_DEVICE void store(const Job& job, char* shared, int token, float (&total)[
     const int row = i / T::outputs, output = i % T::outputs, m = token + row, n = first + output;
     if (m >= job.rows) break;
 #if FAULT(product_output_guard)
-    if (n > job.outputs) continue;
+    if (n > job.epilogue.outputs) continue;
 #else
-    if (n >= job.outputs) continue;
+    if (n >= job.epilogue.outputs) continue;
 #endif
     float sum = 0;
 #pragma unroll
     for (int d = 0; d < T::warps_units; ++d) sum += sums[(d * T::tokens + row) * T::pitch + output];
-    const size_t at = static_cast<size_t>(m) * job.outputs + n;
     if (job.partials) {
-      job.partials[static_cast<size_t>(blockIdx.z) * job.rows * job.outputs + at] = sum;
-      continue;
+      const size_t at = (static_cast<size_t>(blockIdx.z) * job.rows + m) * job.epilogue.outputs + n;
+      job.partials[at] = sum;
+    } else {
+      write_output(job.epilogue, m, n, sum);
     }
-    sum = fmaf(job.factor, sum, job.bias ? job.bias[n] : 0.0f);
-    if (job.element == Element::float32) store_number<Element::float32>(job.y, at, sum);
-    else if (job.element == Element::float16) store_number<Element::float16>(job.y, at, sum);
-    else store_number<Element::bfloat16>(job.y, at, sum);
   }
 }
 
 // blockIdx: tile of rows of x (neighbours share the weight in the L2 cache), tile of outputs, split of the columns.
 template <class T, class Codes>
 __global__ void __launch_bounds__(T::threads, 1) product_kernel(const Job job, const typename Codes::Values values) {
-  QONNX_SHARED(shared);
+  QONNX_SHARED(books);
+  Codes::set_up(values, books, T::threads);  // the barrier of the first round stands before its use
+  char* shared = books + Codes::shared_bytes(values);
   const int warp = threadIdx.x / 32, warp_row = warp % T::warps_rows, depth = warp / T::warps_rows;
   const int token = blockIdx.x * T::tokens, tile = blockIdx.y * T::block_tiles;
   const int first = blockIdx.z * job.units_per_split;
@@ -286,7 +290,8 @@ __global__ void __launch_bounds__(T::threads, 1) product_kernel(const Job job, c
     copy_commit();
     const int unit = first + round * T::warps_units + depth;
     if (unit < end)
-      multiply_unit<T, Codes>(job, values, shared + round % T::stages * stage_bytes, unit, warp_row, depth, total);
+      multiply_unit<T, Codes>(job, values, books, shared + round % T::stages * stage_bytes, unit, warp_row, depth,
+                              total);
   }
   copy_wait<0>();
 #if !FAULT(product_last_barrier)
@@ -298,27 +303,16 @@ __global__ void __launch_bounds__(T::threads, 1) product_kernel(const Job job, c
 template <class T, class Codes>
 Failure launch_tile(const char* what, const Job& job, const typename Codes::Values& values, int splits,
                     Stream stream) {
+  const int outputs = job.epilogue.outputs;
   const dim3 blocks{static_cast<unsigned>((job.rows + T::tokens - 1) / T::tokens),
-                    static_cast<unsigned>((job.outputs + T::outputs - 1) / T::outputs), static_cast<unsigned>(splits)};
-  return launch(what, product_kernel<T, Codes>, blocks, dim3{T::threads}, T::shared_bytes(job), stream, job, values);
+                    static_cast<unsigned>((outputs + T::outputs - 1) / T::outputs), static_cast<unsigned>(splits)};
+  return launch(what, product_kernel<T, Codes>, blocks, dim3{T::threads},
+                Codes::shared_bytes(values) + T::shared_bytes(job), stream, job, values);
 }
 
-// The tiles of the three regimes.
-template <class Codes>
-using FewTile = Tile<Codes, 1, 4, 4, 1, 4>;  // 64 outputs, 8 rows; 4 units deep
-template <class Codes>
-using SomeTile = Tile<Codes, 2, 4, 2, 2, 4>;  // 64 outputs, 16 rows; 4 units deep
-template <class Codes>
-using ManyTile = Tile<Codes, 4, 1, 2, 8, 3>;  // 128 outputs, 64 rows
-
-template <class Codes>
-Failure run_tiles(const char* what, const Plan& plan, const Job& job, const typename Codes::Values& values,
-                  Stream stream) {
-  switch (plan.regime) {
-    case Plan::Regime::few: return launch_tile<FewTile<Codes>, Codes>(what, job, values, plan.splits, stream);
-    case Plan::Regime::some: return launch_tile<SomeTile<Codes>, Codes>(what, job, values, plan.splits, stream);
-    default: return launch_tile<ManyTile<Codes>, Codes>(what, job, values, plan.splits, stream);
-  }
+template <class T>
+constexpr bool has_shape(const TileShape& shape) {
+  return T::outputs == shape.outputs && T::tokens == shape.tokens && T::warps_units == shape.depth;
 }
 
 }  // namespace qonnx::cuda

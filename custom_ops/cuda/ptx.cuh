@@ -62,6 +62,20 @@ QONNX_DEVICE uint32_t fma_float16x2(uint32_t a, uint32_t b, uint32_t c) {
   return d;
 }
 
+// 4, 8 or 16 bytes of global memory that does not change, from the L2 cache: a random entry of a large table would only
+// push others out of L1.
+QONNX_DEVICE void load_past_l1(const void* from, uint32_t (&word)[1]) {
+  asm("ld.global.cg.b32 %0, [%1];" : "=r"(word[0]) : "l"(from));
+}
+QONNX_DEVICE void load_past_l1(const void* from, uint32_t (&word)[2]) {
+  asm("ld.global.cg.v2.b32 {%0, %1}, [%2];" : "=r"(word[0]), "=r"(word[1]) : "l"(from));
+}
+QONNX_DEVICE void load_past_l1(const void* from, uint32_t (&word)[4]) {
+  asm("ld.global.cg.v4.b32 {%0, %1, %2, %3}, [%4];"
+      : "=r"(word[0]), "=r"(word[1]), "=r"(word[2]), "=r"(word[3])
+      : "l"(from));
+}
+
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 
 QONNX_DEVICE uint16_t bfloat16_of_float(float value) {
@@ -183,6 +197,14 @@ QONNX_DEVICE void load_matrices(uint32_t (&r)[4], const void* row) {
                : "memory");
 }
 
+// The same, each matrix transposed.
+QONNX_DEVICE void load_matrices_transposed(uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
 }  // namespace qonnx::cuda
 
 #else  // g++
@@ -250,6 +272,11 @@ QONNX_DEVICE uint32_t fma_bfloat16x2(uint32_t a, uint32_t b, uint32_t c) {
   return d;
 }
 
+template <int words>
+QONNX_DEVICE void load_past_l1(const void* from, uint32_t (&word)[words]) {
+  for (int i = 0; i < words; ++i) word[i] = static_cast<const uint32_t*>(from)[i];
+}
+
 QONNX_DEVICE void copy_async(void* shared, const void* global, bool valid) {
   emulate::copy_async(shared, global, 16, valid ? 16 : 0);
 }
@@ -273,6 +300,9 @@ QONNX_DEVICE void multiply_int8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_
 }
 QONNX_DEVICE void load_matrices(uint32_t (&r)[4], const void* row, QONNX_LINE) {
   emulate::load_matrices(r, 4, false, row, line);
+}
+QONNX_DEVICE void load_matrices_transposed(uint32_t (&r)[4], const void* row, QONNX_LINE) {
+  emulate::load_matrices(r, 4, true, row, line);
 }
 
 #undef QONNX_LINE

@@ -1,0 +1,119 @@
+// Indices of code books to A operands of the tensor cores: one read of a table gives a thread its numbers of one or two
+// steps. The layout of indices and tables is in codebook_pack.h.
+#pragma once
+
+#include "codebook_pack.h"
+#include "numbers.cuh"
+
+namespace qonnx::cuda {
+
+// `vector_`: numbers of a padded vector.
+template <int vector_, Math math_>
+struct CodebookCodes {
+  static constexpr Math math = math_;
+  static constexpr int vector = vector_, bytes = 0;  // of a unit: known only to the job
+  using Values = CodebookValues;
+
+  static constexpr int size = bytes_of(math), owned = 16, per_step = 8 / size;  // numbers of a thread in a row
+  static constexpr int piece_bytes = vector * size < 16 ? vector * size : 16, piece_numbers = piece_bytes / size;
+  static constexpr int pieces = vector / piece_numbers, words = piece_bytes / 4;
+  static constexpr int steps_at_once = piece_bytes / 8 > 1 ? piece_bytes / 8 : 1;
+  static constexpr int per = per_step / vector > 1 ? per_step / vector : 1;  // vectors of a step
+  static constexpr int blocks = owned / vector / per;                        // of indices in a unit
+
+  const char* unit;
+  QONNX_DEVICE_MEMBER void load(const char* stored) { unit = stored; }
+
+  QONNX_BOTH static int shared_bytes(const Values& values) { return values.shared_bytes; }
+
+  // Copies of the tables into shared memory, by all threads of the block.
+  QONNX_DEVICE_MEMBER static void set_up(const Values& values, char* books, int threads) {
+    const int log2 = values.copies_log2, count = values.shared_bytes / piece_bytes;
+    for (int i = threadIdx.x; i < count; i += threads) {
+      const char* from = values.tables + static_cast<size_t>(i >> log2) * piece_bytes;
+      char* to = books + static_cast<size_t>(i) * piece_bytes;
+      if constexpr (words == 4) *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
+      else if constexpr (words == 2) *reinterpret_cast<uint2*>(to) = *reinterpret_cast<const uint2*>(from);
+      else *reinterpret_cast<uint32_t*>(to) = *reinterpret_cast<const uint32_t*>(from);
+    }
+  }
+
+  // Of the rows g and g + 8, for each vector of the step in turn.
+  QONNX_DEVICE_MEMBER void read_indices(const Values& values, int book, int block, uint32_t (&index)[2 * per]) const {
+    const int at = (book * blocks + block) * 32 + threadIdx.x % 32;
+    uint32_t packed[per];
+    if constexpr (per == 1) {
+      packed[0] = values.wide ? reinterpret_cast<const uint32_t*>(unit)[at]
+                              : permute_bytes(reinterpret_cast<const uint16_t*>(unit)[at], 0, 0x7170);
+    } else if (values.wide) {
+      const uint2 pair = reinterpret_cast<const uint2*>(unit)[at];
+      packed[0] = pair.x, packed[1] = pair.y;
+    } else {
+      const uint32_t four = reinterpret_cast<const uint32_t*>(unit)[at];
+      packed[0] = permute_bytes(four, 0, 0x7170), packed[1] = permute_bytes(four, 0, 0x7372);
+    }
+#pragma unroll
+    for (int i = 0; i < per; ++i) {
+      index[2 * i] = packed[i] & 0xffff;
+      index[2 * i + 1] = packed[i] >> 16;
+#if FAULT(codebook_swapped_rows)
+      const uint32_t first = index[2 * i];
+      index[2 * i] = index[2 * i + 1], index[2 * i + 1] = first;
+#endif
+    }
+  }
+
+  QONNX_DEVICE_MEMBER static void read_piece(const Values& values, const char* books, uint32_t entry,
+                                             uint32_t (&word)[words]) {
+    if (values.shared_bytes) {
+      const uint32_t copy = threadIdx.x & ((1u << values.copies_log2) - 1);
+      const char* from = books + ((entry << values.copies_log2) + copy) * piece_bytes;
+      if constexpr (words == 4) {
+        const uint4 piece = *reinterpret_cast<const uint4*>(from);
+        word[0] = piece.x, word[1] = piece.y, word[2] = piece.z, word[3] = piece.w;
+      } else if constexpr (words == 2) {
+        const uint2 piece = *reinterpret_cast<const uint2*>(from);
+        word[0] = piece.x, word[1] = piece.y;
+      } else {
+        word[0] = *reinterpret_cast<const uint32_t*>(from);
+      }
+    } else {
+      load_past_l1(values.tables + static_cast<size_t>(entry) * piece_bytes, word);
+    }
+  }
+
+  // use(tile, i, a) for the operand of step + i of each tile, for each plane of each book.
+  template <int tiles, class Use>
+  QONNX_DEVICE_MEMBER static void fragments(const CodebookCodes (&codes)[tiles], int step, const Values& values,
+                                            const char* books, Use use) {
+    const int block = step * per_step / (vector * per), piece = step * per_step % vector / piece_numbers;
+#pragma unroll 1
+    for (int book = 0; book < values.books; ++book) {
+      uint32_t index[tiles][2 * per];
+#pragma unroll
+      for (int tile = 0; tile < tiles; ++tile) codes[tile].read_indices(values, book, block, index[tile]);
+#pragma unroll 1
+      for (int plane = 0; plane < values.planes; ++plane) {
+        const uint32_t first = ((book * values.planes + plane) * pieces + piece) * values.levels;
+#pragma unroll
+        for (int tile = 0; tile < tiles; ++tile) {
+          uint32_t word[2 * per][words];
+#pragma unroll
+          for (int i = 0; i < 2 * per; ++i) read_piece(values, books, first + index[tile][i], word[i]);
+          if constexpr (per == 2) {
+            const uint32_t a[4] = {word[0][0], word[1][0], word[2][0], word[3][0]};
+            use(tile, 0, a);
+          } else {
+#pragma unroll
+            for (int i = 0; i < steps_at_once; ++i) {
+              const uint32_t a[4] = {word[0][2 * i], word[1][2 * i], word[0][2 * i + 1], word[1][2 * i + 1]};
+              use(tile, i, a);
+            }
+          }
+        }
+      }
+    }
+  }
+};
+
+}  // namespace qonnx::cuda
