@@ -4,8 +4,9 @@
 //   Ints    16 × int32, one a row
 //   Floats  16 × float32, one a row
 //
-// One Bytes is one zmm register, two ymm registers, or an array in portable C++. `dot` multiplies the four unsigned
-// bytes of each lane with four signed ones and adds to the lane: one instruction with VNNI, three without.
+// One Bytes is one zmm register, two ymm registers, four registers of Arm, or an array in portable C++. `dot` multiplies
+// the four unsigned bytes of each lane with four signed ones and adds to the lane: one instruction a register with VNNI
+// or Arm's dot products, three without.
 #pragma once
 
 #include <stddef.h>
@@ -16,6 +17,8 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include <arm_neon.h>
 #endif
 
 namespace qonnx::cpu::QONNX_TIER {
@@ -281,6 +284,8 @@ static inline Ints dot(Ints sum, Bytes w, int32_t a) {
            _mm256_add_epi32(sum.v[1], _mm256_add_epi32(pairs(low.v[1], x), pairs(top.v[1], x)))}};
 }
 
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include "lanes_neon.h"
 #else
 #include "lanes_portable.h"
 #endif

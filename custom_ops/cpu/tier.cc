@@ -3,12 +3,23 @@
 
 #include <cstdlib>
 
+#if defined(QONNX_ARM64) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 #include "operators.h"
 
 namespace qonnx::cpu {
 
 namespace {
+#ifdef QONNX_ARM64
+constexpr const char* kNames[kTierCount] = {"scalar", "neon"};
+constexpr const char* kChoice = "scalar or neon";
+#else
 constexpr const char* kNames[kTierCount] = {"scalar", "avx2", "avx512", "avx512vnni"};
+constexpr const char* kChoice = "scalar, avx2, avx512 or avx512vnni";
+#endif
 }  // namespace
 
 const char* tier_name(Tier tier) { return kNames[static_cast<int>(tier)]; }
@@ -22,6 +33,10 @@ Tier highest_tier() {
     return Tier::avx2;
   if (!__builtin_cpu_supports("avx512vnni") || !__builtin_cpu_supports("avx512vbmi")) return Tier::avx512;
   return Tier::avx512vnni;
+#elif defined(QONNX_ARM64) && defined(__linux__)
+  return getauxval(AT_HWCAP) & HWCAP_ASIMDDP ? Tier::neon : Tier::scalar;
+#elif defined(QONNX_ARM64) && defined(__APPLE__)
+  return Tier::neon;
 #else
   return Tier::scalar;
 #endif
@@ -33,7 +48,7 @@ Tier active_tier() {
   if (!mask || !*mask) return highest;
   for (int tier = 0; tier < kTierCount; ++tier)
     if (std::string(mask) == kNames[tier]) return static_cast<Tier>(tier) < highest ? static_cast<Tier>(tier) : highest;
-  throw Error(std::string("QONNX_CPU='") + mask + "' is no tier; use scalar, avx2, avx512 or avx512vnni");
+  throw Error(std::string("QONNX_CPU='") + mask + "' is no tier; use " + kChoice);
 }
 
 }  // namespace qonnx::cpu

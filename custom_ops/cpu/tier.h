@@ -10,6 +10,13 @@
 namespace qonnx::cpu {
 
 // In ascending order; a tier may use everything that the ones below it on its architecture use.
+#ifdef QONNX_ARM64
+enum class Tier {
+  scalar,  // portable C++, which compilers turn into Advanced SIMD instructions
+  neon,    // dot products of bytes (Armv8.2)
+};
+constexpr int kTierCount = 2;
+#else
 enum class Tier {
   scalar,      // portable C++
   avx2,        // AVX2, FMA, F16C
@@ -17,6 +24,7 @@ enum class Tier {
   avx512vnni,  // and VNNI, VBMI
 };
 constexpr int kTierCount = 4;
+#endif
 
 const char* tier_name(Tier tier);
 Tier highest_tier();  // of this machine
@@ -38,6 +46,15 @@ Tier active_tier();   // the lower of the machine's and QONNX_CPU's; throws Erro
   extern const Table name;         \
   }                                \
   static const Table* const name##_table[kTierCount] = {&scalar::name, &avx2::name, &avx512::name, &avx512vnni::name};
+#elif defined(QONNX_ARM64)
+#define QONNX_BY_TIER(Table, name) \
+  namespace scalar {               \
+  extern const Table name;         \
+  }                                \
+  namespace neon {                 \
+  extern const Table name;         \
+  }                                \
+  static const Table* const name##_table[kTierCount] = {&scalar::name, &neon::name};
 #else
 #define QONNX_BY_TIER(Table, name) \
   namespace scalar {               \
