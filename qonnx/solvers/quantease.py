@@ -17,9 +17,9 @@ from qonnx.formats import IntFormat
 from qonnx.solvers.gptq import gptq
 from qonnx.solvers.loss import better
 from qonnx.solvers.nearest import Codes, nearest, spread
-from qonnx.solvers.rescale import rescale
+from qonnx.solvers.rescale import refitted
 
-_BLOCK = 64
+_BLOCK = 32
 _ENOUGH = 1e-4  # share of codes that still change when the descent ends
 
 
@@ -32,12 +32,12 @@ def quantease(
     """
     if gram is None:
         return nearest(rows, format)
-    found = gptq(rows, format, gram)
+    start = found = gptq(rows, format, gram)
     if format.bits >= 8:
-        return descend(rows, gram, found, sweeps * turns)
+        return better(rows, gram, start, descend(rows, gram, found, sweeps * turns))
     for _ in range(turns):
-        found = descend(rows, gram, rescale(rows, gram, found), sweeps)
-    return found
+        found = descend(rows, gram, refitted(rows, gram, found), sweeps)
+    return better(rows, gram, start, found)  # float32 may have cost a row what it gained
 
 
 def descend(rows: np.ndarray, gram: np.ndarray, start: Codes, sweeps: int) -> Codes:
@@ -58,7 +58,7 @@ def descend(rows: np.ndarray, gram: np.ndarray, start: Codes, sweeps: int) -> Co
             last = min(first + _BLOCK, columns)
             steps = np.empty((len(rows), last - first, rows.shape[1]), np.float32)
             inside = gram[:, first:last, first:last]
-            near = pull[:, first:last].copy()
+            near = pull[:, first:last].copy()  # row j is right when its turn comes; those before it are done with
             for j in range(first, last):
                 best = solved[:, j] + near[:, j - first] / diagonal[:, j]
                 code = format.encode(best, scales[:, j], zeros[:, j])
@@ -66,10 +66,9 @@ def descend(rows: np.ndarray, gram: np.ndarray, start: Codes, sweeps: int) -> Co
                 step = steps[:, j - first] = value - solved[:, j]
                 changed += np.count_nonzero(step)
                 codes[:, j], solved[:, j] = code, value
-                near -= inside[:, :, j - first, None] * step[:, None, :]
+                near[:, j - first + 1 :] -= inside[:, j - first + 1 :, j - first, None] * step[:, None, :]
             if steps.any():
                 pull -= gram[:, :, first:last] @ steps
         if changed <= _ENOUGH * codes.size:
             break
-    found = Codes(format, np.swapaxes(codes, 1, 2), start.scale, start.zero_point)
-    return better(rows, gram, start, found)  # rounding of `pull` may have cost a row what it gained
+    return Codes(format, np.swapaxes(codes, 1, 2), start.scale, start.zero_point)

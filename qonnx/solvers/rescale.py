@@ -22,7 +22,12 @@ _TRUST = 1e-3  # pull to the scales there are, as a share of a block's own curva
 
 
 def rescale(rows: np.ndarray, gram: np.ndarray, codes: Codes) -> Codes:
-    """`codes` with the best scales for them; a row whose loss would not fall keeps its own.
+    """`codes` with the best scales for them; a row whose loss would not fall keeps its own."""
+    return better(rows, gram, codes, refitted(rows, gram, codes))
+
+
+def refitted(rows: np.ndarray, gram: np.ndarray, codes: Codes) -> Codes:
+    """`rescale` without the comparison at its end.
 
     Formats with one scale for the tensor, or whose scales are powers of two, are returned as they are.
     """
@@ -52,5 +57,4 @@ def rescale(rows: np.ndarray, gram: np.ndarray, codes: Codes) -> Codes:
         wanted += trust * codes.scale[g]
         scale[g] = np.linalg.solve(curvature, wanted[..., None])[..., 0]
     usable = np.isfinite(scale) & (scale > 0.25 * codes.scale) & (scale < 4 * codes.scale)
-    found = dataclasses.replace(codes, scale=format.storable(np.where(usable, scale, codes.scale)))
-    return better(rows, gram, codes, found)
+    return dataclasses.replace(codes, scale=format.storable(np.where(usable, scale, codes.scale)))
