@@ -2,7 +2,6 @@
 
     MatMulNBits(x, B, scales, zero_points, bias)        y = x · DequantizeLinear(codes [K, N], block along K) + bias
     GatherBlockQuantized(data, indices, scales, …)      y = Gather(DequantizeLinear(data), indices)
-    com.microsoft QuantizeLinear, DequantizeLinear      the standard ones, which have their number types since opset 21
 
 B of MatMulNBits is uint8 [N, blocks, block · bits / 8], low bits first; zero points likewise, [N, ceil(blocks · bits /
 8)], or floats [N, blocks], which DequantizeLinear has no place for: then the zero point is subtracted as a number.
@@ -99,17 +98,6 @@ def gather_block_quantized(node: ir.Node) -> str:
     return ""
 
 
-def own_linear(node: ir.Node) -> str:
-    """QuantizeLinear and DequantizeLinear of ONNX Runtime's domain, whose attributes are those of the standard."""
-    opset = node.graph.opset_imports.get("", 1)
-    if opset < 21:
-        return f"its number types are standard from opset 21 on, the model has {opset}"
-    write = StandingIn(node)
-    attributes = {name: node.attributes[name].as_int() for name in ("axis", "block_size") if name in node.attributes}
-    write.finish(write.add(node.op_type, list(node.inputs), "linear", attributes))
-    return ""
-
-
 def _input(node: ir.Node, index: int) -> ir.Value | None:
     return node.inputs[index] if index < len(node.inputs) else None
 
@@ -117,6 +105,4 @@ def _input(node: ir.Node, index: int) -> ir.Value | None:
 SPELLINGS: dict[tuple[str, str], Callable[[ir.Node], str]] = {
     ("com.microsoft", "MatMulNBits"): matmul_nbits,
     ("com.microsoft", "GatherBlockQuantized"): gather_block_quantized,
-    ("com.microsoft", "QuantizeLinear"): own_linear,
-    ("com.microsoft", "DequantizeLinear"): own_linear,
 }

@@ -12,11 +12,23 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from qonnx.notes import warn
-from qonnx.passes import spell_brevitas, spell_contrib, spell_qoperators
+from qonnx.passes import (
+    spell_brevitas,
+    spell_clipped_codes,
+    spell_contrib,
+    spell_qoperators,
+    spell_renamed_quantizers,
+)
 from qonnx.passes.base import Change, Pass
 from qonnx.passes.rewire import bodies
 
-SPELLINGS = {**spell_contrib.SPELLINGS, **spell_qoperators.SPELLINGS, **spell_brevitas.SPELLINGS}
+SPELLINGS = {
+    **spell_contrib.SPELLINGS,
+    **spell_qoperators.SPELLINGS,
+    **spell_brevitas.SPELLINGS,
+    **spell_clipped_codes.SPELLINGS,
+    **spell_renamed_quantizers.SPELLINGS,
+}
 
 
 @dataclasses.dataclass
@@ -35,6 +47,8 @@ class SpellQuantized(Pass):
                     continue
                 name = node.name or node.outputs[0].name or node.op_type
                 why = spell(node)
+                if why is None:  # an operator that has nothing to do with quantization
+                    continue
                 if why:
                     warn(model, f"{node.op_type} '{name}' stays as it is: {why}")
                 else:
