@@ -2,13 +2,15 @@
 
 import dataclasses
 
+import numpy as np
+import onnx
 import pytest
 
 from qonnx.custom_ops import library_path
-from qonnx.custom_ops.bench import limits, lowbit, results
+from qonnx.custom_ops.bench import limits, lowbit, model, results
 from qonnx.custom_ops.bench.cases import CASES, SETTINGS
 from qonnx.custom_ops.bench.limits import Limits
-from qonnx.custom_ops.bench.results import Cell, Results
+from qonnx.custom_ops.bench.results import Cell, ModelTime, Results
 
 native = pytest.mark.skipif(library_path() is None, reason="no native library")
 
@@ -60,3 +62,27 @@ def test_results_are_kept_by_setting_and_machine(tmp_path):
 
 def test_every_case_has_a_goal_for_every_setting():
     assert all(len(goals) == len(SETTINGS) for case in CASES.values() for goals in case.baselines.values())
+
+
+@pytest.mark.native
+@native
+def test_a_model_computes_with_our_products_what_it_does_with_those_of_onnx_runtime(tmp_path):
+    weight = np.random.default_rng(0).standard_normal((128, 48)).astype(np.float32)
+    graph = onnx.parser.parse_graph("g (float[1, 5, 128] x) => (float[1, 5, 48] y) { y = MatMul(x, w) }")
+    graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    opsets = [onnx.helper.make_opsetid("", 21)]
+    path = tmp_path / "small.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    times = {row.variant: row for row in model.measure(path, 32, 1, 0.05)}
+    assert times[model.EXACT].error < 1e-5
+    assert 1e-4 < times[model.DYNAMIC].error < 0.02 < times[model.FLOAT].error < 0.5
+    kept = Results("here", models={row.key: row for row in times.values()})
+    kept.save(tmp_path)
+    assert results.load(tmp_path, "here") == kept
+
+
+def test_a_model_slower_than_four_fifths_of_onnx_runtime_is_bold():
+    rows = [
+        ModelTime("m", 32, 1, name, taken, 0.0, 9) for name, taken in ((model.DYNAMIC, 90.0), (model.THEIRS[4], 100.0))
+    ]
+    assert "**0.90 (0.8)**" in results.markdown(Results("here", models={row.key: row for row in rows}))

@@ -40,6 +40,23 @@ class Cell:
         return dataclasses.astuple(self)[:7]
 
 
+@dataclasses.dataclass(frozen=True)
+class ModelTime:
+    """A whole model in one variant: median in microseconds, distance of its output from the same weights in float."""
+
+    model: str
+    block: int
+    threads: int
+    variant: str
+    microseconds: float
+    error: float
+    samples: int
+
+    @property
+    def key(self) -> tuple:
+        return dataclasses.astuple(self)[:4]
+
+
 @dataclasses.dataclass
 class Results:
     """Everything measured so far on one machine; a new measurement of the same setting replaces the old one."""
@@ -48,12 +65,14 @@ class Results:
     cells: dict[tuple, Cell] = dataclasses.field(default_factory=dict)
     limits: dict[int, Limits] = dataclasses.field(default_factory=dict)  # by threads
     bits: dict[str, float] = dataclasses.field(default_factory=dict)  # stored for a weight, by case
+    models: dict[tuple, ModelTime] = dataclasses.field(default_factory=dict)
 
     def save(self, folder: pathlib.Path) -> None:
         document = {
             "machine": self.machine,
             "limits": {threads: dataclasses.asdict(limits) for threads, limits in self.limits.items()},
             "bits": self.bits,
+            "models": [dataclasses.asdict(row) for row in self.models.values()],
             "cells": [dataclasses.asdict(cell) for cell in self.cells.values()],
         }
         (folder / "results.json").write_text(json.dumps(document, indent=1) + "\n")
@@ -68,7 +87,9 @@ def load(folder: pathlib.Path, machine: str) -> Results:
         return Results(machine)
     cells = [Cell(**cell) for cell in document["cells"]]
     limits = {int(threads): Limits(**limits) for threads, limits in document["limits"].items()}
-    return Results(machine, {cell.key: cell for cell in cells}, limits, document["bits"])
+    models = [ModelTime(**row) for row in document.get("models", [])]
+    by_key = {row.key: row for row in models}
+    return Results(machine, {cell.key: cell for cell in cells}, limits, document["bits"], by_key)
 
 
 def mean(values: Iterable[float]) -> float:
@@ -85,6 +106,7 @@ def markdown(results: Results) -> str:
         f"Machine: {results.machine}\n",
         _goals(results),
         _vit(results),
+        _models(results),
         _limits(results),
         _errors(results),
     ]
@@ -142,6 +164,36 @@ def _vit(results: Results) -> str:
         return ""
     title = f"## A layer of ViT-S: K = {columns}, N = {rows}, M = {VIT_TOKENS}\n\n"
     return title + _table(["format", "against", "threads", "ours", "times faster"], lines)
+
+
+def _models(results: Results) -> str:
+    """Whole models: times, and ours against the variants of ONNX Runtime that round activations alike."""
+    rows = []
+    for model, block, threads in dict.fromkeys(key[:3] for key in results.models):
+        of = {row.variant: row for key, row in results.models.items() if key[:3] == (model, block, threads)}
+        dynamic = of["DynamicQuantizeMatMulLowBit"].microseconds
+        for name, row in of.items():
+            share = f"{dynamic / row.microseconds:.2f}" if name != "DynamicQuantizeMatMulLowBit" else "–"
+            if "level 4" in name:
+                share = f"{share} (0.8)" if dynamic <= 0.8 * row.microseconds else f"**{share} (0.8)**"
+            rows.append(
+                [model, str(block), str(threads), name, f"{row.microseconds / 1e3:.2f}", share, f"{row.error:.1e}"]
+            )
+    header = [
+        "model",
+        "block",
+        "threads",
+        "variant",
+        "ms",
+        "ours, 8-bit activations / this",
+        "from 4-bit weights in float",
+    ]
+    return (
+        "## Whole models with 4-bit weights\n\nWritten by `python -m qonnx.custom_ops.bench.model`.\n\n"
+        + _table(header, rows)
+        if rows
+        else ""
+    )
 
 
 def _limits(results: Results) -> str:

@@ -8,6 +8,7 @@
 // rows of zeros.
 #include "codebook_decode.h"
 #include "lowbit_decode.h"
+#include "lowbit_dots.h"
 
 namespace qonnx::cpu::QONNX_TIER {
 
@@ -100,38 +101,6 @@ static inline void decode_chunk(Steps<j...>, const uint8_t* lines, const Decoder
   (one.template operator()<j>(), ...);
 }
 
-template <int tokens>
-static inline void multiply(const float* decoded, size_t length, int tile, const float* x, float* sums) {
-  constexpr int tiles = kTilesAtOnce;
-  decoded += kTile * static_cast<size_t>(tile), sums += kTile * static_cast<size_t>(tile);
-  Floats sum[tokens][tiles];
-#pragma GCC unroll 8
-  for (int m = 0; m < tokens; ++m)
-#pragma GCC unroll 2
-    for (int t = 0; t < tiles; ++t)
-      sum[m][t] = load_floats(sums + static_cast<size_t>(m) * kPanel + kTile * static_cast<size_t>(t));
-  for (size_t k = 0; k < length; k += 8, decoded += 8 * kPanel) {
-    // Unrolled: compilers copy every accumulator once an iteration.
-#pragma GCC unroll 8
-    for (size_t i = 0; i < 8; ++i) {
-      Floats w[tiles];
-#pragma GCC unroll 2
-      for (int t = 0; t < tiles; ++t) w[t] = load_floats(decoded + i * kPanel + kTile * static_cast<size_t>(t));
-#pragma GCC unroll 8
-      for (int m = 0; m < tokens; ++m) {
-        const Floats value = floats(x[(k + i) * tokens + static_cast<size_t>(m)]);
-#pragma GCC unroll 2
-        for (int t = 0; t < tiles; ++t) sum[m][t] = fma(w[t], value, sum[m][t]);
-      }
-    }
-  }
-#pragma GCC unroll 8
-  for (int m = 0; m < tokens; ++m)
-#pragma GCC unroll 2
-    for (int t = 0; t < tiles; ++t)
-      store_floats(sums + static_cast<size_t>(m) * kPanel + kTile * static_cast<size_t>(t), sum[m][t]);
-}
-
 template <class C>
 void few(const LowBitWeight& weight, size_t panel, const float* x, size_t together, size_t first, float* sums) {
   for (size_t tile = 0; tile < 2; ++tile) {
@@ -155,9 +124,9 @@ void many(const LowBitWeight& weight, const float* x, size_t first, size_t token
     units = left < most ? left : most;
     decode(begin, units, decoded);
     for (int tile = 0; tile < 2; tile += kTilesAtOnce) {
-      if (tokens == 1) multiply<1>(decoded, units * kUnit, tile, x + begin * kUnit, sums);
+      if (tokens == 1) add_products<1>(decoded, units * kUnit, tile, x + begin * kUnit, sums);
       for (size_t m = 0; tokens > 1 && m < tokens; m += kTokens)
-        multiply<kTokens>(decoded, units * kUnit, tile, x + m * width + begin * kUnit * kTokens, sums + m * kPanel);
+        add_products<kTokens>(decoded, units * kUnit, tile, x + m * width + begin * kUnit * kTokens, sums + m * kPanel);
     }
   }
 }
@@ -188,7 +157,10 @@ void place(const LowBitWeight& weight, const float* x, size_t row, size_t togeth
   const size_t padded = weight.padded_block();
   for (size_t begin = 0; begin < weight.columns; begin += weight.block) {
     const size_t length = weight.columns - begin < weight.block ? weight.columns - begin : weight.block;
-    for (size_t k = 0; k < padded; ++k, to += together) *to = x && k < length ? x[begin + k] : 0.0f;
+    const size_t copied = x ? length : 0;
+    for (size_t k = 0; k < copied; ++k) to[k * together] = x[begin + k];
+    for (size_t k = copied; k < padded; ++k) to[k * together] = 0.0f;
+    to += padded * together;
   }
 }
 

@@ -11,6 +11,7 @@
 // 1, 2, 4 or a multiple of 8 with rows of zeros.
 #include "codebook_decode.h"
 #include "lowbit_decode.h"
+#include "lowbit_dots.h"
 
 namespace qonnx::cpu::QONNX_TIER {
 
@@ -166,32 +167,20 @@ void multiply(const LowBitWeight& shared_weight, const uint8_t* decoded, size_t 
   for (size_t g = group; g < group + groups; ++g) {
     const size_t index_q = first * all_groups + g * tokens;
     Ints dots[tokens][tiles];
-#pragma GCC unroll 8
-    for (int m = 0; m < tokens; ++m)
-#pragma GCC unroll 2
-      for (int t = 0; t < tiles; ++t) dots[m][t] = ints(q.start[index_q + static_cast<size_t>(m)]);
-    for (size_t u = 0; u < units; ++u, v += 8 * kLine, x += kUnit * tokens) {
-      // Unrolled: compilers copy every accumulator once an iteration.
-#pragma GCC unroll 8
-      for (int s = 0; s < 8; ++s) {
-        Bytes w[tiles];
-#pragma GCC unroll 2
-        for (int t = 0; t < tiles; ++t) w[t] = load_bytes(v + s * kLine + 64 * t);
-#pragma GCC unroll 8
-        for (int m = 0; m < tokens; ++m) {
-          const int32_t four = four_bytes(x + 4 * (s * tokens + m));
-#pragma GCC unroll 2
-          for (int t = 0; t < tiles; ++t) dots[m][t] = dot<value_bits>(dots[m][t], w[t], four);
-        }
-      }
-    }
+    sum_group<value_bits>(v, x, units, q.start + index_q, dots);
+    v += units * 8 * kLine;
+    x += units * kUnit * tokens;
+    float* to = sums;
+#if defined(__GNUC__)
+    asm("" : "+r"(to));  // or compilers keep sixteen addresses instead of one
+#endif
 #pragma GCC unroll 2
     for (int t = 0; t < tiles; ++t) {
       const size_t index = at + g * kPanel + kTile * static_cast<size_t>(t);
       const Floats scale = parameters(weight, weight.scales, index);
 #pragma GCC unroll 8
       for (int m = 0; m < tokens; ++m) {
-        float* sum = sums + static_cast<size_t>(m) * kPanel + kTile * static_cast<size_t>(t);
+        float* sum = to + static_cast<size_t>(m) * kPanel + kTile * static_cast<size_t>(t);
         store_floats(sum, finished(weight, kind, dots[m][t], scale, index, q, index_q + static_cast<size_t>(m),
                                    load_floats(sum)));
       }
