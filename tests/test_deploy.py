@@ -6,15 +6,18 @@ import json
 import pathlib
 import shutil
 import subprocess
+from importlib import metadata
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
 
+from models import digits
 from models.tiny import inputs
 from qonnx.__main__ import main
-from qonnx.custom_ops import library_path
+from qonnx.conversion import convert
+from qonnx.custom_ops import DISTRIBUTION, library_path
 from qonnx.custom_ops.ops import OPS
 from qonnx.runtime import session
 from tests.low_bit_cases import model_of, weight_of
@@ -50,40 +53,62 @@ def test_the_copied_library_is_the_one_that_loads(tmp_path):
     )
 
 
-@native
-@pytest.mark.native
-@pytest.mark.skipif(
+def _built(folder: pathlib.Path) -> pathlib.Path:
+    """The C++ example, built against what `qonnx ops --copy` put into `folder`."""
+    flags = ["-std=c++20", "-Wall", "-Werror", f"-I{folder}"]
+    subprocess.run([COMPILER, *flags, str(SOURCE), "-ldl", "-o", str(folder / "run")], check=True)
+    return folder / "run"
+
+
+buildable = pytest.mark.skipif(
     COMPILER is None or RUNTIME is None, reason="needs a C++ compiler and ONNX Runtime's shared library"
 )
+
+
+@native
+@pytest.mark.native
+@buildable
 def test_the_cpp_example_computes_what_python_does(tmp_path):
     model = model_of("MatMulLowBit", weight_of("b3", 24, 64, 32))
     ir.save(model, tmp_path / "model.onnx")
     x = inputs(model, 2, open_dimension=3)["x"]
     x.tofile(tmp_path / "in.bin")
     assert main(["ops", "--copy", str(tmp_path)]) == 0
-    build = [
-        COMPILER,
-        "-std=c++20",
-        "-Wall",
-        "-Werror",
-        f"-I{tmp_path}",
-        str(SOURCE),
-        "-ldl",
-        "-o",
-        str(tmp_path / "run"),
-    ]
-    subprocess.run(build, check=True)
-    words = [
-        str(tmp_path / "model.onnx"),
-        "x".join(map(str, x.shape)),
-        str(tmp_path / "in.bin"),
-        str(tmp_path / "out.bin"),
-    ]
+    program = _built(tmp_path)
+    words = [tmp_path / "model.onnx", "x".join(map(str, x.shape)), tmp_path / "in.bin", tmp_path / "out.bin"]
     expected = session(tmp_path / "model.onnx").run(None, {"x": x})[0]
     for library in (str(tmp_path / pathlib.Path(library_path()).name), "-"):
-        done = subprocess.run([tmp_path / "run", RUNTIME, library, *words], capture_output=True, text=True, check=True)
+        done = subprocess.run([program, RUNTIME, library, *words], capture_output=True, text=True, check=True)
         assert "x -> y" in done.stdout
         found = np.fromfile(tmp_path / "out.bin", np.float32).reshape(expected.shape)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
-    done = subprocess.run([tmp_path / "run", RUNTIME, "-", "nothing.onnx", *words[1:]], capture_output=True, text=True)
+    done = subprocess.run([program, RUNTIME, "-", "nothing.onnx", *words[1:]], capture_output=True, text=True)
     assert done.returncode == 1 and "nothing.onnx" in done.stderr
+
+
+@pytest.mark.native
+@buildable
+def test_a_converted_model_runs_on_the_library_of_the_installed_wheel(tmp_path, monkeypatch):
+    """What a deploy does: library and header out of the installed package, a model out of `convert`, no Python."""
+    monkeypatch.delenv("QONNX_OPS_LIBRARY", raising=False)
+    installed = [
+        file for file in metadata.distribution(DISTRIBUTION).files or () if file.name.startswith("libqonnx_ops")
+    ]
+    if not installed:
+        pytest.skip("the installed package has no native library: there was no compiler")
+    assert main(["ops", "--copy", str(tmp_path)]) == 0
+    library = tmp_path / installed[0].name
+    assert library.read_bytes() == pathlib.Path(installed[0].locate()).read_bytes()
+    convert(digits.VIT, recipe="weight-int3", output=tmp_path / "model.onnx", quiet=True, threads=1)
+    assert "MatMulLowBit" in {node.op_type for node in ir.load(tmp_path / "model.onnx").graph}
+    images, labels = digits.samples("evaluation", 12)
+    program, right = _built(tmp_path), 0
+    for image, label in zip(images, labels, strict=True):
+        image.astype(np.float32).tofile(tmp_path / "in.bin")
+        words = [tmp_path / "model.onnx", "1x1x8x8", tmp_path / "in.bin", tmp_path / "out.bin"]
+        subprocess.run([program, RUNTIME, library, *words], capture_output=True, check=True)
+        scores = np.fromfile(tmp_path / "out.bin", np.float32)
+        expected = session(tmp_path / "model.onnx", threads=1).run(None, {digits.INPUT: image[None]})[0]
+        np.testing.assert_allclose(scores, expected.reshape(-1), rtol=0, atol=1e-4)
+        right += scores.argmax() == label
+    assert right >= 8
