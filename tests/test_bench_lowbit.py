@@ -47,7 +47,7 @@ def test_shares_of_the_machine():
     cells = [cell(2.0, tokens=256), cell(2.0, tokens=1, cold=True), cell(2.0, tokens=256, threads=2, ours=50.0)]
     measured = {1: Limits(4096 * 4096 * 256 / 50e-6, 4096 * 4096 / 2 / 25e-6)}
     table = results.markdown(Results("here", {c.key: c for c in cells}, measured, {"W4.b32": 4.0}))
-    assert "| W4.b32 | 4.00 (4.5) | 25% | 50% | – | – | 2.00 (1.8) |" in table
+    assert "| W4.b32 | 4.00 (4.5) | **25% (50%)** | 50% (50%) | – | – | 2.00 (1.8) |" in table
 
 
 def test_results_are_kept_by_setting_and_machine(tmp_path):

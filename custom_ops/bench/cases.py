@@ -41,19 +41,38 @@ class Case:
     books: int = 0  # of vectors of 8 numbers; 0 for a weight without code books
     shapes: tuple[tuple[int, int], ...] = SHAPES
     most_bits: float = 0  # stored for a weight, scales included and code books left out
+    least_peak: float = 0  # share of the processor's int8 multiply-adds at 256 rows
+    least_bandwidth: tuple[float, float] = (0.5, 0.75)  # share of what one and two threads read, one row, cold
 
 
 _LARGE = SHAPES[1:]
 _ANY: Goals = (1, 1, 1, 1, 1)  # never slower
 CASES: dict[str, Case] = {
-    "W4.b32": Case(INT8, 16, 32, {"W4.b32.acc4": (1.35, 1.05, 1.7, 1.85, 1.7)}, most_bits=4.5),
-    "W4.b128": Case(INT8, 16, 128, {"W4.b128.acc4": (1.35, 1.0, 1.4, 1.45, 1.4)}, most_bits=4.13),
+    "W4.b32": Case(INT8, 16, 32, {"W4.b32.acc4": (1.35, 1.05, 1.7, 1.85, 1.7)}, most_bits=4.5, least_peak=0.5),
+    "W4.b128": Case(INT8, 16, 128, {"W4.b128.acc4": (1.35, 1.0, 1.4, 1.45, 1.4)}, most_bits=4.13, least_peak=0.55),
     "W3.b32": Case(INT8, 8, 32, {"W4.b32.acc4": (1.15, 1.15, 2.0, 1.95, 1.85)}, most_bits=3.5),
-    "W3.b128": Case(INT8, 8, 128, {"W4.b128.acc4": (0.95, 1.1, 1.7, 1.6, 1.45)}, most_bits=3.13),
+    "W3.b128": Case(INT8, 8, 128, {"W4.b128.acc4": (0.95, 1.1, 1.7, 1.6, 1.45)}, most_bits=3.13, least_peak=0.65),
     "W2.b32": Case(INT8, 4, 32, {"W2.b32.acc4": (1.8, 1.0, 2.75, 2.8, 2.75)}, most_bits=2.5),
-    "W2.b128": Case(INT8, 4, 128, {"W2.b128.acc4": (1.4, 1.0, 1.65, 1.55, 1.55)}, most_bits=2.13),
-    "ternary": Case(INT8, 3, 0, {"W2.b128.acc4": (0.95, 1.1, 1.8, 1.75, 1.75)}, most_bits=1.7),
-    "VQ.2x8": Case(codebook.INT8, 256, 0, {"float": (12, 6, 2, 3, 3.25)}, books=2, most_bits=2.05),
+    "W2.b128": Case(INT8, 4, 128, {"W2.b128.acc4": (1.4, 1.0, 1.65, 1.55, 1.55)}, most_bits=2.13, least_peak=0.65),
+    "ternary": Case(
+        INT8,
+        3,
+        0,
+        {"W2.b128.acc4": (0.95, 1.1, 1.8, 1.75, 1.75)},
+        most_bits=1.7,
+        least_peak=0.75,
+        least_bandwidth=(0.35, 0.6),
+    ),
+    "VQ.2x8": Case(
+        codebook.INT8,
+        256,
+        0,
+        {"float": (12, 6, 2, 3, 3.25)},
+        books=2,
+        most_bits=2.05,
+        least_peak=0.75,
+        least_bandwidth=(0.35, 0.6),
+    ),
     "VQ.1x16": Case(codebook.INT8, 65536, 0, {"float": (2, 1.65, 1.5, 2.8, 3.25)}, books=1, shapes=_LARGE),
     "NF4.b64": Case(INT8, 16, 64, {"NF4.b64": (25, 10, 8, 3, 2)}, NF4, most_bits=4.25),
     "W4.b32.exact": Case(EXACT, 16, 32, {"W4.b32.acc0": (2, 1.4, 1.5, 1.5, 1.5), "float": _ANY}),

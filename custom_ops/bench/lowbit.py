@@ -9,6 +9,7 @@ results.md beside this file, where a new measurement replaces the old one of its
 from __future__ import annotations
 
 import argparse
+import math
 import pathlib
 import platform
 from collections.abc import Callable
@@ -86,7 +87,8 @@ def measure(name: str, columns: int, rows: int, settings: list[tuple[int, bool]]
                     state = "cold" if cold else "hot"
                     print(f"{'':34} {cell.ratio:6.2f}× {state}: {taken:.0f} µs, {key} {theirs:.0f} µs "
                           f"(n={timing.samples['ours']}, error {their_error:.1e})", flush=True)  # fmt: skip
-                    yield cell
+                    if not math.isnan(cell.ratio):  # no sample without an interruption
+                        yield cell
 
 
 def machine() -> str:

@@ -212,8 +212,9 @@ def _limits(results: Results) -> str:
             read = mean(c.columns * c.rows * bits / 8 / (c.ours * 1e-6) for c in cold if c.columns * c.rows >= 2**24)
             many = _cells(results, name, case, tokens=256, cold=False, **wanted)
             work = mean(c.columns * c.rows * c.tokens / (c.ours * 1e-6) for c in many)
-            row.append(_share(read, limits.bytes_cold if limits else math.nan))
-            row.append(_share(work, limits.multiply_adds if limits else math.nan))
+            least = case.least_bandwidth[threads - 1] if case.most_bits else 0
+            row.append(_share(read, limits.bytes_cold if limits else math.nan, least))
+            row.append(_share(work, limits.multiply_adds if limits else math.nan, case.least_peak))
         row.append(_two_threads(results, name, case))
         lines.append(row)
     header = ["format", "bits a weight (most)", "bandwidth, 1 thread", "int8 peak, 1 thread"]
@@ -227,8 +228,11 @@ def _limits(results: Results) -> str:
     return title + _table(header, lines) if lines else ""
 
 
-def _share(rate: float, limit: float) -> str:
-    return "–" if math.isnan(rate / limit) else f"{rate / limit:.0%}"
+def _share(rate: float, limit: float, least: float) -> str:
+    if math.isnan(rate / limit):
+        return "–"
+    text = f"{rate / limit:.0%}" + (f" ({least:.0%})" if least else "")
+    return text if rate >= least * limit else f"**{text}**"
 
 
 def _two_threads(results: Results, name: str, case: Case) -> str:
