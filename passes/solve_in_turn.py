@@ -30,6 +30,7 @@ import onnx_ir as ir
 from qonnx.formats import IntFormat, QuantizedTensor
 from qonnx.harm import decibel
 from qonnx.notes import clone, note
+from qonnx.passes.attention_received import attention_over, received
 from qonnx.passes.base import Change, Pass
 from qonnx.passes.observe import window_of
 from qonnx.passes.place_qdq import PlaceQDQ
@@ -63,7 +64,8 @@ class SolveInTurn(Pass):
 
     data: samples; without any this is `solve_weights`. solver: key of SOLVERS. ridge: share of the Gram matrix' mean
     diagonal; None chooses it on held-out samples, infinity leaves weights as they are. residual: targets take over the
-    error of the residual stream. biases: whether mean errors go into them. samples: of the data to use at most.
+    error of the residual stream. biases: whether mean errors go into them. attention: weigh the rows of value
+    projections by the attention that their tokens receive, where weights do not move. samples: of the data at most.
     """
 
     data: Any
@@ -72,6 +74,7 @@ class SolveInTurn(Pass):
     ridge: float | None = None
     residual: bool = True
     biases: bool = True
+    attention: bool = False
     samples: int = 64
     progress: Callable[[int], None] | None = None
 
@@ -97,15 +100,18 @@ class SolveInTurn(Pass):
         samples = list(itertools.islice(iter(self.data), self.samples))
         session = {} if self.settings is None else {"threads": self.settings.threads}
         session["libraries"] = () if self.settings is None else self.settings.custom_op_library
-        true = Walk(model, samples, **session) if self.biases or not self._unmoving else None
+        needed = self.biases or self.attention or not self._unmoving
+        true = Walk(model, samples, **session) if needed else None
         walks = Walks(true, Walk(twin_model, samples, **session))
         shared: dict[ir.Value, QuantizedTensor] = {}  # weights that several layers read are solved for the first
         while waiting:
             free = _free_nodes(model, waiting)
             stage = [node for node in waiting if node in free]
             streams = {node: self._stream(node, twins[node], free) for node in stage}
+            walks.over = {n: p.name for n in stage if self.attention and (p := attention_over(n)) is not None}
             if walks.true is not None:
-                walks.true.reach([n.inputs[0].name for n in stage], [s[0].name for s in streams.values() if s])
+                names = [n.inputs[0].name for n in stage] + list(walks.over.values())
+                walks.true.reach(names, [s[0].name for s in streams.values() if s])
             walks.twin.reach([twins[n].inputs[0].name for n in stage], [s[1].name for s in streams.values() if s])
             walks.summed.clear()
             for node in stage:
@@ -170,17 +176,19 @@ class SolveInTurn(Pass):
 
 @dataclasses.dataclass
 class Walks:
-    """The float model, if it is needed, and its quantized twin, side by side; `summed` keeps the sums of inputs of the
-    current stage."""
+    """The float model, if it is needed, and its quantized twin, side by side. Of the current stage: `summed` keeps the
+    sums of inputs, `over` names the attention that value projections feed."""
 
     true: Walk | None
     twin: Walk
     summed: dict[tuple, Inputs] = dataclasses.field(default_factory=dict)
+    over: dict[ir.Node, str] = dataclasses.field(default_factory=dict)
 
     def inputs(self, node: ir.Node, twin: ir.Node, columns: int) -> Inputs:
         """Sums of what the node and its twin read; of each value once."""
         window = window_of(node) if is_op(node, "Conv") else None
-        key = (node.inputs[0].name, twin.inputs[0].name, window)
+        over = self.over.get(node)
+        key = (node.inputs[0].name, twin.inputs[0].name, window, over)
         if key not in self.summed:
             found = None
             read = self.twin.arrays(key[1])
@@ -189,7 +197,8 @@ class Walks:
             ):
                 true, quantized = (patches(a.astype(np.float32, copy=False), window, index) for a in pair)
                 found = found or Inputs.zeros(len(true), columns)
-                found.add(true, quantized)
+                weights = None if over is None else received(self.true.arrays(over)[index], true.shape[1])
+                found.add(true, quantized, weights)
             self.summed[key] = found
         return self.summed[key]
 

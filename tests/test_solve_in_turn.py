@@ -166,8 +166,46 @@ def test_layers_of_one_input_share_its_sums(monkeypatch):
     from qonnx.solvers.ridge import Inputs
 
     added = []
-    monkeypatch.setattr(
-        solve_in_turn.Inputs, "add", lambda self, a, b, add=Inputs.add: (added.append(1), add(self, a, b))
-    )
+    monkeypatch.setattr(solve_in_turn.Inputs, "add", lambda *given, add=Inputs.add: (added.append(1), add(*given)))
     assert noise(text, SolveInTurn(None, ridge=float("inf")), seed=1) < noise(text, SolveWeights("nearest"), seed=1)
     assert len(added) == 10  # one sum of ten samples
+
+
+SINK = """(float[1,N,64] x, float[64,16] w1, float[64,16] w2, float[64,48] w3) => (float[1,N,48] y) {
+    q = MatMul(x, w1)  k = MatMul(x, w2)  v = MatMul(x, w3)  t = Transpose<perm = [0, 2, 1]>(k)
+    s = MatMul(q, t)  p = Softmax<axis = -1>(s)  y = MatMul(p, v) }"""
+
+
+def with_sink(seed: int) -> list[dict]:
+    """The first token of 64 is always the same, large, and next to all attention goes to it; its value is small."""
+    generator, feeds = np.random.default_rng(seed), []
+    for _ in range(8):
+        x = generator.normal(size=(1, 64, 64)).astype(np.float32)
+        x[0, :, 0] = 1
+        x[0, 0], x[0, 0, 0], x[0, 0, 1] = 0, 1, 8
+        feeds.append({"x": x})
+    return feeds
+
+
+def test_values_of_tokens_that_all_attend_to_are_kept():
+    generator = np.random.default_rng(3)
+    weights = [generator.normal(size=shape).astype(np.float32) * 0.02 for shape in ((64, 16), (64, 16), (64, 48))]
+    weights[0][0, 0] = weights[1][1, 0] = 3.0  # every query asks for what only the first token has
+    weights[2] *= 10
+    weights[2][1] *= 1e-3
+    lost = []
+    for attention in (False, True):
+        model = build(HEAD + SINK)
+        for name, weight in zip(("w1", "w2", "w3"), weights, strict=True):
+            model.graph.initializers[name].const_value = ir.tensor(weight, name=name)
+        new = with_sink(9)
+        want = outputs(model, new)
+        AssignWeights(TARGETS["ort-cpu"], bits=4)(model)
+        for node in model.graph:
+            if node.outputs[0].name in ("q", "k"):  # the values alone are judged
+                note(node).plan = None
+        SolveInTurn(with_sink(0), ridge=float("inf"), biases=False, attention=attention)(model)
+        PlaceQDQ()(model)
+        Tidy()(model)
+        lost.append(float(np.square(outputs(model, new) - want).sum()))
+    assert lost[1] < 0.85 * lost[0]

@@ -46,9 +46,10 @@ class Inputs:
         sums = (np.zeros((groups, columns)) for _ in range(2))
         return cls(np.zeros((groups, columns, columns), np.float32), *sums)
 
-    def add(self, x_true: np.ndarray, x: np.ndarray) -> None:
-        """Take in the same rows of both models, [groups, n, columns]."""
-        self.gram += np.swapaxes(x, 1, 2) @ x
+    def add(self, x_true: np.ndarray, x: np.ndarray, weights: np.ndarray | None = None) -> None:
+        """Take in the same rows of both models, [groups, n, columns]; weights [n]: of the rows in the Gram matrix."""
+        weighed = x if weights is None else x * np.sqrt(weights)[:, None]
+        self.gram += np.swapaxes(weighed, 1, 2) @ weighed
         self.quantized += x.sum(1, dtype=np.float64)
         self.true += x_true.sum(1, dtype=np.float64)
         self.count += x.shape[1]
