@@ -5,7 +5,9 @@
 3. Raise layers in order of falling harm for their price, while their multiply-adds fit into `max_float` of the whole;
    the smallest number that reaches the bound is found by bisection on the whole model. If none does, all that fit and
    whose harm counts are raised; the final check then says how far the result is from the bound.
-4. "Raise" means what the target offers in `higher`, in order: 16-bit activations ("a16"), float if that does not do.
+4. "Raise" means 8-bit weights ("w8") first, where some have fewer: they cost bytes, and no multiply-adds leave 8 bits.
+   Where that does not do, all have them, and what the target offers in `higher` follows in order: 16-bit activations
+   ("a16"), float.
 
 The price of a layer is its share of the multiply-adds, plus a constant for leaving the integer kernels and returning.
 """
@@ -15,16 +17,19 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
 import onnx_ir as ir
 
+from qonnx.formats import IntFormat
 from qonnx.harm import Harm, Judge, decibel, judge
 from qonnx.notes import clone, note, skip, warn
 from qonnx.passes.assign import ELIGIBLE
 from qonnx.passes.base import Change, Pass
 from qonnx.passes.place_qdq import PlaceQDQ
+from qonnx.passes.solve_weights import layout_of, solve
 from qonnx.plan import Plan, encoding
 from qonnx.targets import Target
 
@@ -38,8 +43,8 @@ class Protect(Pass):
     """Hold a bound on the SQNR of the outputs.
 
     data, held_out: samples; the held-out ones judge, if there are any. min_sqnr: dB; the user's own bounds speak of
-    the outputs, this default of what enters a last Softmax or Sigmoid. max_float: share of the model's multiply-adds
-    that may leave 8 bits, 0…1. samples: how many to judge on at most.
+    the outputs, this default of what enters a last Softmax or Sigmoid; −inf leaves all to the user. max_float: share of
+    the model's multiply-adds that may leave 8 bits, 0…1. samples: how many to judge on at most.
     """
 
     data: Any
@@ -59,6 +64,8 @@ class Protect(Pass):
         planned = [index for index, node in enumerate(model.graph) if isinstance(note(node).plan, Plan)]
         if not planned or (self.data is None and self.held_out is None):  # statistics alone: nothing to judge by
             return
+        if self.min_sqnr == -math.inf and not self._asked():
+            return
         judged = self._judge(model)
         harm = self._measure(model, planned, judged, "float")
         _log.info("everything quantized: %.1f dB, %.2f %% disagree", decibel(harm.noise), 100 * harm.disagreement)
@@ -66,20 +73,28 @@ class Protect(Pass):
             return
         order = self._order(model, planned, judged)
         nodes, how = list(model.graph), "float"
-        for how in self.target.higher:
-            raised, harm = self._fewest(model, planned, order, judged, how)
+        light = [(index, alone) for index, alone in order if _is_light(nodes[index])]
+        for how in (*(("w8",) if light else ()), *self.target.higher):
+            raised, harm = self._fewest(model, planned, light if how == "w8" else order, judged, how)
             if self._holds(harm):
                 break
+            if how == "w8":
+                for index, alone in raised:
+                    yield _raised(nodes[index], how, alone)
         else:
             warn(model, self._missed(harm))
         for index, alone in raised:
-            node, detail = nodes[index], f"alone it leaves {decibel(alone):.1f} dB at the output"
-            yield Change(node.name or node.outputs[0].name, f"{_raise(node, how, detail)}: {detail}")
+            yield _raised(nodes[index], how, alone)
+
+    def _asked(self) -> bool:
+        """Whether the user set a bound."""
+        given = self.settings
+        return given is not None and (given.min_sqnr is not None or given.max_drop is not None)
 
     def _holds(self, harm: Harm) -> bool:
         """Whether the user's bounds hold; without any, the default one."""
         given = self.settings
-        if given is None or (given.min_sqnr is None and given.max_drop is None):
+        if not self._asked():
             return decibel(harm.noise) >= self.min_sqnr
         sqnr = given.min_sqnr is None or decibel(harm.noise) >= given.min_sqnr
         return sqnr and (given.max_drop is None or harm.disagreement <= given.max_drop)
@@ -100,11 +115,9 @@ class Protect(Pass):
         source = self.held_out if self.held_out is not None else self.data
         threads = None if self.settings is None else self.settings.threads
         libraries = () if self.settings is None else self.settings.custom_op_library
-        given = self.settings
-        squashed = given is not None and (given.min_sqnr is not None or given.max_drop is not None)
         some = itertools.islice(iter(source), self.samples)
         exact = not self.target.name.startswith("ort-")  # for those, ONNX Runtime as users run it is the truth
-        return judge(model, some, threads, libraries, squashed=squashed, exact=exact)
+        return judge(model, some, threads, libraries, squashed=self._asked(), exact=exact)
 
     def _measure(self, model: ir.Model, chosen: Iterable[int], judged: Judge, how: str) -> Harm:
         """Harm of a clone in which the planned nodes at positions `chosen` are quantized, the others raised."""
@@ -141,7 +154,7 @@ class Protect(Pass):
         spent = sum(note(n).macs or 0 for n in nodes if note(n).fate is not None and note(n).fate.state == "skipped")
         budget, head = self._share() * self._macs(model), []
         for index, harm in order:
-            cost = note(nodes[index]).macs or 0
+            cost = 0 if how == "w8" else note(nodes[index]).macs or 0
             if spent + cost <= budget:
                 spent += cost
                 head.append((index, harm))
@@ -160,14 +173,45 @@ class Protect(Pass):
         return head[:low], left(low)
 
 
+def _raised(node: ir.Node, how: str, alone: float) -> Change:
+    """Give the node higher precision for good."""
+    detail = f"alone it leaves {decibel(alone):.1f} dB at the output"
+    return Change(node.name or node.outputs[0].name, f"{_raise(node, how, detail)}: {detail}")
+
+
 def _raise(node: ir.Node, how: str, detail: str) -> str:
     """Give the node higher precision; says what that is."""
+    if how == "w8":
+        if _is_light(node):
+            strengthen(node)
+        return "kept at 8-bit weights"
     if how == "a16":
         widen(node)
         return "kept at 16-bit activations"
     note(node).plan = None
     skip(node, "accuracy", detail)
     return "kept in float"
+
+
+def _is_light(node: ir.Node) -> bool:
+    """Whether the node's weight is planned with fewer codes than 8 bits have."""
+    plan = note(node).plan
+    weight = plan.weight if isinstance(plan, Plan) else None
+    return isinstance(weight, IntFormat) and (weight.bits < 8 or 0 < weight.levels < 128)
+
+
+def strengthen(node: ir.Node) -> None:
+    """Plan and round an 8-bit weight, one scale an output; the mean of what that changes leaves the bias again."""
+    known, plan, layout = note(node), note(node).plan, layout_of(node)
+    granularity = "tensor" if plan.weight.granularity == "tensor" else "channel"
+    weight = dataclasses.replace(plan.weight, bits=8, levels=0, granularity=granularity, block=0)
+    before, known.plan = known.solved, dataclasses.replace(plan, weight=weight)
+    known.solved = solve(node, known.plan, "nearest", None)
+    stats = note(node.inputs[0]).stats
+    moved = layout.to_rows(known.solved.decode()) - layout.to_rows(before.decode())
+    means = None if stats is None else stats.channel_mean
+    if known.mean_error is not None and means is not None and moved.shape[0] == 1 and moved.shape[2] == means.size:
+        known.mean_error = known.mean_error + moved[0] @ means
 
 
 def widen(node: ir.Node) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from typing import Any
@@ -20,6 +21,7 @@ from qonnx.compare import compare
 from qonnx.comparison import Bounds
 from qonnx.data import Data, open_data, split
 from qonnx.errors import BoundBroken, QonnxError
+from qonnx.families import is_vision_transformer
 from qonnx.input_shapes import fix_input_shapes
 from qonnx.model import load, save
 from qonnx.recipe import Progress, Recipe, choose_recipe
@@ -57,7 +59,8 @@ def convert(
     settings.check_selection(source)
     fix_input_shapes(source, settings.input_shapes)
     samples = None if data is None else _open(data, source, settings)
-    recipe = choose_recipe(settings, has_data=samples is not None or settings.stats is not None)
+    has_data = samples is not None or settings.stats is not None
+    recipe = choose_recipe(settings, has_data=has_data, vision_transformer=is_vision_transformer(source))
     check_output(settings, model)
 
     report = Report.start(model, recipe=recipe.to_dict(), target=where.name)
@@ -67,7 +70,8 @@ def convert(
         report = report.with_warning(
             "no samples: ranges come from the statistics; nothing was protected, corrected or checked (give --data)"
         )
-    calibration, held_out = _split(samples, recipe)
+    judged = _judged(recipe, settings)
+    calibration, held_out = _split(samples, judged)
     for record in recipe.run(
         source, target=where, **_fed(data=calibration, held_out=held_out), settings=settings, progress=progress
     ):
@@ -83,8 +87,7 @@ def convert(
     if samples is not None:
         seen = held_out is None or held_out is samples
         if seen:
-            judges = any(step.name == "protect" for step in recipe.steps)
-            remedy = "give ten or more to hold some out" if judges else "run qonnx check on others"
+            remedy = "give ten or more to hold some out" if judged else "run qonnx check on others"
             report = report.with_warning(f"the result was checked on the samples that it was calibrated with; {remedy}")
         with timed("check") as step:
             comparison = compare(
@@ -137,9 +140,17 @@ def _fed(**samples: Data | None) -> dict[str, Data | None]:
     return {name: None if one is None else one.unlabelled() for name, one in samples.items()}
 
 
-def _split(samples: Data | None, recipe: Recipe) -> tuple[Any, Any]:
+def _judged(recipe: Recipe, settings: Settings) -> bool:
+    """Whether a pass judges results while it converts: 'protect', by the user's bounds or by its own."""
+    if not any(step.name == "protect" for step in recipe.steps):
+        return False
+    asked = settings.min_sqnr is not None or settings.max_drop is not None
+    return asked or any(s.options.get("min_sqnr", 0.0) > -math.inf for s in recipe.steps if s.name == "protect")
+
+
+def _split(samples: Data | None, judged: bool) -> tuple[Any, Any]:
     """Samples to calibrate on and samples to judge on: every fifth is held out where there are at least ten."""
-    if samples is None or not any(step.name == "protect" for step in recipe.steps):
+    if samples is None or not judged:
         return samples, None
     count = _count(samples)
     return split(samples, 5) if count >= 10 else (samples, samples)

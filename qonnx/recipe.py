@@ -270,10 +270,11 @@ def recipe(name: str) -> Recipe:
     raise QonnxError(f"unknown recipe '{name}'; {nearest(name, RECIPES)} (or give a .toml file)")
 
 
-def choose_recipe(settings: Settings, *, has_data: bool) -> Recipe:
+def choose_recipe(settings: Settings, *, has_data: bool, vision_transformer: bool = False) -> Recipe:
     """The recipe that the settings ask for, with the user's options; without a wish, one that shares out a budget if
     there is one, else static 8 bit if there is data and 8-bit weights if there is none (never made-up data)."""
-    usual = BUDGET_RECIPE if settings.budgeted else "static-w8a8" if has_data else "weight-int8"
+    static = "vit-w8a8-qdq" if vision_transformer and settings.bits is None else "static-w8a8"
+    usual = BUDGET_RECIPE if settings.budgeted else static if has_data else "weight-int8"
     return recipe(settings.recipe or usual).override(settings)
 
 
