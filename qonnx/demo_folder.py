@@ -1,6 +1,6 @@
 """A static folder that shows a float and a quantized model side by side in the browser, without any network.
 
-    index.html demo.js demo.css   the page          models/   both files        samples/   inputs to start with
+    index.html *.js demo.css      the page          models/   both files        samples/   inputs to start with
     config.json                   what it shows     ort/      script and WebAssembly of the npm package onnxruntime-web
 
 Any static web server will do; one that sends the two headers of cross-origin isolation gives it threads.
@@ -20,6 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qonnx.data import inputs_of
+from qonnx.demo_text import TextInput, text_input
 from qonnx.errors import QonnxError
 from qonnx.exports import written_as
 from qonnx.model import load
@@ -31,7 +32,7 @@ from qonnx.runtimes.browser import browsing, served
 _PAGE = pathlib.Path(__file__).with_name("demo_page")
 _SCRIPTS = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 SAMPLES = 4
-VIEWS = ("map", "classes", "text", "numbers")
+VIEWS = ("map", "classes", "text", "next", "numbers")
 PATIENCE = 300  # seconds for a page to show its first result
 
 
@@ -52,28 +53,33 @@ def write_demo(
     *,
     preprocess: Preprocess | None = None,
     labels: tuple[str, ...] = (),
+    vocabulary: tuple[str, ...] = (),
     node_modules: pathlib.Path | None = None,
     force: bool = False,
 ) -> Demo:
-    """Write the folder. `preprocess` lets images of the visitor in; `labels` are names of classes or characters.
+    """Write the folder. `preprocess` lets images of the visitor in; `labels` are names of classes or characters;
+    `vocabulary` are the tokens of a model that reads text (qonnx.demo_text).
 
-    Raises QonnxError if the models have more than one input or one that is not float32, if the npm package is not
-    found, or if the folder exists without `force`.
+    Raises QonnxError if the models read neither one float32 input nor token ids, if the npm package is not found, or if
+    the folder exists without `force`.
     """
     folder, scripts = pathlib.Path(folder), _scripts(node_modules)
     if folder.exists() and any(folder.iterdir()) and not force:
         raise QonnxError(f"'{folder}' is not empty; pass --force to overwrite it or choose another with -o")
     model = load(result)
-    (one, *others) = inputs_of(model)
-    if others or one.dtype != np.float32:
-        raise QonnxError(f"the page feeds one float32 input; the model has {', '.join(map(str, inputs_of(model)))}")
-    samples = [np.asarray(sample[one.name], np.float32) for sample in itertools.islice(data, SAMPLES)]
+    inputs = inputs_of(model)
+    text = text_input(inputs, vocabulary)
+    if text is None and (len(inputs) != 1 or inputs[0].dtype != np.float32):
+        raise QonnxError(f"the page feeds one float32 input or token ids; the model has {', '.join(map(str, inputs))}")
+    samples = list(itertools.islice(data, SAMPLES))
     if not samples:
         raise QonnxError("the page starts with samples; pass at least one with --data")
     output = model.graph.outputs[0].name
-    example = session(result).run([output], {one.name: samples[0]})[0]
+    example = session(result).run([output], {one.name: np.asarray(samples[0][one.name], one.dtype) for one in inputs})[
+        0
+    ]
     labels = labels or _characters(load(reference)) or _characters(model)
-    view = _view(example, labels)
+    view = _view(example, labels, vocabulary if text else ())
     for part in ("models", "samples", "ort"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     for file in _PAGE.iterdir():
@@ -86,21 +92,21 @@ def write_demo(
         file.unlink(missing_ok=True)
         written_as(source, "functions", file)
         rows.append({"name": title, "file": f"models/{name}.onnx", "bytes": file.stat().st_size})
-    shown = []
+    one, shown = inputs[0], []
     for index, sample in enumerate(samples):
-        np.ascontiguousarray(sample, "<f4").tofile(folder / "samples" / f"{index}.bin")
-        shown.append({"file": f"samples/{index}.bin", "shape": list(sample.shape)})
+        shown.append(_said(sample, text) if text else _pixels(sample[one.name], folder / "samples", index))
     config = {
         "title": f"{pathlib.Path(reference).stem}, float and quantized",
         "models": rows,
         "input": one.name,
+        "text": None if text is None else dataclasses.asdict(text),
         "output": output,
         "samples": shown,
         "view": view,
         "labels": list(labels),
         "layout": preprocess.layout if preprocess else "nchw",
         "color": preprocess.color if preprocess else "rgb",
-        "prepare": None if preprocess is None else _prepare(preprocess, one.shape, samples[0].shape),
+        "prepare": None if preprocess is None else _prepare(preprocess, one.shape, np.shape(samples[0][one.name])),
     }
     (folder / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
     return Demo(folder, sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()), view)
@@ -140,6 +146,17 @@ def photograph(folder: pathlib.Path, picture: pathlib.Path, *, width: int = 1000
     return found
 
 
+def _pixels(data: np.ndarray, folder: pathlib.Path, index: int) -> dict:
+    """A sample of numbers: a raw file, and where it is."""
+    np.ascontiguousarray(data, "<f4").tofile(folder / f"{index}.bin")
+    return {"file": f"samples/{index}.bin", "shape": list(np.shape(data))}
+
+
+def _said(sample: Mapping[str, np.ndarray], text: TextInput) -> dict:
+    """A sample of token ids, as the text that it says."""
+    return {"text": text.decode([int(i) for i in np.reshape(sample[text.ids], -1)])}
+
+
 def _scripts(given: pathlib.Path | None) -> pathlib.Path:
     modules = find_modules(given)
     found = modules / "onnxruntime-web" / "dist" if modules else None
@@ -157,8 +174,10 @@ def _characters(model: ir.Model) -> tuple[str, ...]:
     return ("", *text.rstrip("\n").split("\n"), " ") if text else ()
 
 
-def _view(example: np.ndarray, labels: tuple[str, ...]) -> str:
+def _view(example: np.ndarray, labels: tuple[str, ...], vocabulary: tuple[str, ...] = ()) -> str:
     """How an output is shown: by its shape."""
+    if vocabulary and example.ndim == 3 and example.shape[-1] == len(vocabulary):
+        return "next"
     if example.ndim == 3 and labels and example.shape[-1] == len(labels):
         return "text"
     if example.ndim >= 3 and min(example.shape[-2:]) > 1 and example.size == np.prod(example.shape[-2:]):

@@ -46,10 +46,10 @@ def test_the_folder_holds_all_that_the_page_asks_for_and_nothing_of_the_network(
     config = json.loads((made.folder / "config.json").read_text())
     asked = {row["file"] for row in (*config["models"], *config["samples"])}
     script = (made.folder / "demo.js").read_text()
-    asked |= {"index.html", "demo.css", "demo.js", *(f"ort/{name}" for name in _SCRIPTS)}
+    asked |= {"index.html", "demo.css", "demo.js", "text.js", *(f"ort/{name}" for name in _SCRIPTS)}
     there = {str(p.relative_to(made.folder)) for p in made.folder.rglob("*") if p.is_file()}
     assert there == asked | {"config.json"}
-    for file in ("index.html", "demo.js", "demo.css"):
+    for file in ("index.html", "demo.js", "text.js", "demo.css"):
         assert not re.search(r"https?://", (made.folder / file).read_text()), "no network"
     assert "./ort/ort.wasm.min.mjs" in script
     assert made.bytes == sum((made.folder / name).stat().st_size for name in there)

@@ -30,6 +30,7 @@ def arguments(parser: Parser) -> None:
     parser.add_argument("-f", "--force", action="store_true", help="write into a folder that is not empty")
     parser.add_argument("--preprocess", metavar="NAME", help="how images become inputs; lets visitors choose images")
     parser.add_argument("--labels", type=pathlib.Path, metavar="FILE", help="names of classes, one a line")
+    parser.add_argument("--vocabulary", type=pathlib.Path, metavar="FILE", help="tokens of a text model, one a line")
     parser.add_argument("--node-modules", type=pathlib.Path, metavar="FOLDER", help="where npm packages are")
     parser.add_argument("--screenshot", type=pathlib.Path, metavar="FILE", help="run it headless, save a picture")
 
@@ -44,7 +45,8 @@ def run(options: argparse.Namespace) -> int:
         data,
         options.output,
         preprocess=preprocess(options.preprocess) if options.preprocess else None,
-        labels=tuple(options.labels.read_text(encoding="utf-8").splitlines()) if options.labels else (),
+        labels=_lines(options.labels),
+        vocabulary=_lines(options.vocabulary),
         node_modules=options.node_modules,
         force=options.force,
     )
@@ -57,3 +59,7 @@ def run(options: argparse.Namespace) -> int:
         console.print(f"in the browser: {times}, outputs {apart}; picture in {escape(str(options.screenshot))}")
     console.print(f"[dim]python -m http.server -d {escape(str(made.folder))}[/]")
     return 0
+
+
+def _lines(file: pathlib.Path | None) -> tuple[str, ...]:
+    return () if file is None else tuple(file.read_text(encoding="utf-8").splitlines())

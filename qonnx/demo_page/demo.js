@@ -1,5 +1,6 @@
 // The demo: prepares an input, runs both models in turns, draws their outputs and says how far apart they are.
 import * as ort from './ort/ort.wasm.min.mjs';
+import { encode, feed, word } from './text.js';
 
 const ROUNDS = 3; // timed runs of each model, in turns, after one that is not timed
 const $ = (id) => document.getElementById(id);
@@ -7,7 +8,7 @@ const make = (tag, text = '', kind = '') => Object.assign(document.createElement
 const size = (bytes) => (bytes < 1e6 ? `${(bytes / 1e3).toFixed(0)} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
 const median = (numbers) => numbers.slice().sort((a, b) => a - b)[Math.floor(numbers.length / 2)];
 
-let config, models, busy = false;
+let config, models, busy = false, next = null;
 
 async function start() {
   config = await (await fetch('config.json')).json();
@@ -23,12 +24,14 @@ async function start() {
     models.push({ ...one, session, load: performance.now() - begun });
   }
   for (const [index, sample] of config.samples.entries()) {
+    if (config.text) { said(sample.text); continue; }
     const data = new Float32Array(await (await fetch(sample.file)).arrayBuffer());
-    const button = make('button');
-    button.title = `sample ${index + 1}`;
-    button.append(picture(data, sample.shape));
-    button.onclick = () => { press(button); run(data, sample.shape); };
-    $('samples').append(button);
+    pictured(data, sample.shape, `sample ${index + 1}`);
+  }
+  if (config.text) {
+    let wait;
+    $('words').hidden = false;
+    $('text').oninput = () => { clearTimeout(wait); wait = setTimeout(() => { press(null); read($('text').value); }, 400); };
   }
   if (config.prepare) {
     $('drop').hidden = false;
@@ -37,6 +40,29 @@ async function start() {
     document.ondrop = (event) => { event.preventDefault(); image(event.dataTransfer.files[0]); };
   }
   $('samples').firstChild?.click();
+}
+
+// A sample of numbers, as a button with its picture.
+function pictured(data, shape, title) {
+  const button = make('button');
+  button.title = title;
+  button.append(picture(data, shape));
+  button.onclick = () => { press(button); run({ [config.input]: new ort.Tensor('float32', data, shape) }); };
+  $('samples').append(button);
+  return button;
+}
+
+// A sample of words, as a button that puts them into the field.
+function said(text) {
+  const button = make('button', text.length > 60 ? `${text.slice(0, 57)} …` : text, 'said');
+  button.onclick = () => { press(button); $('text').value = text; read(text); };
+  $('samples').append(button);
+}
+
+function read(text) {
+  const coded = encode(text, config.text);
+  $('tokens').replaceChildren(...coded.ids.slice(0, coded.count).map((id) => make('span', word(id, config.text))));
+  run(feed(ort, coded, config.text));
 }
 
 function press(button) {
@@ -61,6 +87,7 @@ function picture(data, shape) {
     pixels.data[4 * place + 3] = 255;
   }
   canvas.width = width; canvas.height = height;
+  canvas.style.height = `${Math.min(84, (216 * height) / width)}px`;
   canvas.getContext('2d').putImageData(pixels, 0, 0);
   return canvas;
 }
@@ -84,31 +111,28 @@ async function image(file) {
     }
   }
   const shape = config.layout === 'nhwc' ? [1, height, width, 3] : [1, 3, height, width];
-  const button = make('button');
-  button.append(picture(data, shape));
-  button.onclick = () => { press(button); run(data, shape); };
-  $('samples').append(button);
-  button.click();
+  pictured(data, shape, file.name).click();
 }
 
-async function run(data, shape) {
-  if (busy) return;
+async function run(feeds) {
+  if (busy) { next = feeds; return; }
   busy = true;
   document.documentElement.dataset.state = 'busy';
   $('verdict').textContent = 'running …';
   await new Promise((done) => setTimeout(done, 20)); // lets the page draw first
   try {
-    const feed = { [config.input]: new ort.Tensor('float32', data, shape) };
     const outputs = [], times = models.map(() => []);
-    for (const model of models) outputs.push((await model.session.run(feed))[config.output]);
+    for (const model of models) outputs.push((await model.session.run(feeds))[config.output]);
     for (let round = 0; round < ROUNDS; round++) {
       for (const [index, model] of models.entries()) {
         const begun = performance.now();
-        await model.session.run(feed);
+        await model.session.run(feeds);
         times[index].push(performance.now() - begun);
       }
     }
-    const rows = models.map((model, index) => ({ name: model.name, bytes: model.bytes, ms: median(times[index]), view: show(outputs[index]) }));
+    const rows = models.map((model, index) => ({
+      name: model.name, bytes: model.bytes, ms: median(times[index]), view: show(outputs[index]),
+    }));
     rows.forEach((row, index) => card($(['first', 'second'][index]), row));
     judge(rows, outputs);
   } catch (error) {
@@ -116,12 +140,13 @@ async function run(data, shape) {
     window.results = { error: String(error.message || error) };
   }
   busy = false;
+  if (next) { const later = next; next = null; run(later); return; } // what was typed meanwhile
   document.documentElement.dataset.state = 'done';
 }
 
 function card(place, row) {
   const facts = make('dl');
-  for (const [word, value] of [['file', size(row.bytes)], ['latency', `${row.ms.toFixed(0)} ms`]]) {
+  for (const [word, value] of [['file', size(row.bytes)], ['latency', `${row.ms.toFixed(row.ms < 9.95 ? 2 : 0)} ms`]]) {
     const one = make('div');
     one.append(make('dt', word), make('dd', value));
     facts.append(one);
@@ -134,7 +159,8 @@ function show(tensor) {
   const { data, dims } = tensor;
   if (config.view === 'map') return heat(data, dims);
   if (config.view === 'text') return make('div', greedy(data, dims) || '(no text)', 'text');
-  if (config.view === 'classes') return bars(data);
+  if (config.view === 'classes') return bars(data, config.labels, 'class');
+  if (config.view === 'next') return bars(data.slice(-dims.at(-1)), config.text.vocabulary, 'token');
   return make('code', Array.from(data.slice(0, 12), (x) => Number(x).toPrecision(4)).join(', '));
 }
 
@@ -151,7 +177,7 @@ function heat(data, dims) {
   return canvas;
 }
 
-function bars(data) {
+function bars(data, names, kind) {
   let values = Array.from(data, Number);
   const sum = values.reduce((a, b) => a + b, 0);
   if (Math.min(...values) < 0 || Math.abs(sum - 1) > 1e-3) {
@@ -165,7 +191,7 @@ function bars(data) {
     bar.style.width = `${100 * x}%`;
     const track = make('span');
     track.append(bar);
-    row.append(make('span', config.labels[i] ?? `class ${i}`), track, make('span', `${(100 * x).toFixed(1)} %`));
+    row.append(make('span', names[i] ?? `${kind} ${i}`), track, make('span', `${(100 * x).toFixed(1)} %`));
     box.append(row);
   }
   return box;
@@ -184,14 +210,31 @@ function greedy(data, dims) {
   return text;
 }
 
+// A figure with two bars under it, float above quantized.
+function tile(figure, words, pair = []) {
+  const box = make('div', '', 'tile'), most = Math.max(...pair);
+  box.append(make('strong', figure), make('span', words));
+  for (const [index, value] of pair.entries()) {
+    const bar = make('i', '', index ? 'two' : 'one');
+    bar.style.width = `${(100 * value) / most}%`;
+    box.append(bar);
+  }
+  return box;
+}
+
 function judge(rows, [a, b]) {
   let signal = 0, noise = 0;
   for (let i = 0; i < a.data.length; i++) { signal += a.data[i] ** 2; noise += (a.data[i] - b.data[i]) ** 2; }
   const decibels = 10 * Math.log10(signal / noise);
-  const share = (x) => x.toFixed(2);
-  $('verdict').textContent = `${share(rows[1].bytes / rows[0].bytes)} of the size, ${share(rows[1].ms / rows[0].ms)} of the time, `
-    + `outputs ${noise ? `${decibels.toFixed(1)} dB apart (signal to noise)` : 'equal'}; `
-    + `${ort.env.wasm.numThreads} thread${ort.env.wasm.numThreads > 1 ? 's' : ''}, onnxruntime-web ${ort.env.versions.web}`;
+  const times = (x) => (x >= 9.95 ? x.toFixed(0) : x.toFixed(1));
+  const faster = rows[0].ms / rows[1].ms;
+  $('verdict').replaceChildren(
+    tile(`${times(rows[0].bytes / rows[1].bytes)}×`, 'smaller', rows.map((row) => row.bytes)),
+    tile(`${times(faster >= 1 ? faster : 1 / faster)}×`, faster >= 1 ? 'faster' : 'slower here', rows.map((row) => row.ms)),
+    tile(noise ? `${decibels.toFixed(1)} dB` : 'equal', noise ? 'signal to noise' : 'outputs, to the bit'),
+  );
+  const threads = ort.env.wasm.numThreads;
+  $('made').textContent = `onnxruntime-web ${ort.env.versions.web}, WebAssembly, ${threads} thread${threads > 1 ? 's' : ''}; median of ${ROUNDS} runs each, in turns`;
   window.results = {
     sqnr_db: noise ? decibels : null, rows: rows.map(({ name, bytes, ms, view }) => ({ name, bytes, ms, text: view.textContent })),
   };
