@@ -40,7 +40,7 @@ def test_limits_are_those_of_a_processor():
 def test_goals_are_geometric_means_over_shapes_and_missed_ones_are_bold():
     cells = [cell(4.0), cell(1.0, columns=1024), cell(1.2, tokens=64), cell(9.0, columns=384)]
     table = results.markdown(Results("here", {c.key: c for c in cells}))
-    assert "| W4.b32 | W4.b32.acc4 | 1 | – | – | 2.00 (1.7) | **1.20 (1.85)** | – |" in table
+    assert "| W4.b32 (2 of 3 shapes) | W4.b32.acc4 | 1 | – | – | 2.00 (1.7) | **1.20 (1.85)** | – |" in table
 
 
 def test_shares_of_the_machine():

@@ -142,7 +142,15 @@ def _goals(results: Results) -> str:
         for baseline in sorted(seen, key=lambda b: (b not in case.baselines, b)):
             goals = case.baselines.get(baseline)
             for threads in (1, 2):
-                row = [name, baseline, str(threads)]
+                seen_shapes = {
+                    (c.columns, c.rows) for c in _cells(results, name, case, baseline=baseline, threads=threads)
+                }
+                part = (
+                    ""
+                    if len(seen_shapes) == len(case.shapes)
+                    else f" ({len(seen_shapes)} of {len(case.shapes)} shapes)"
+                )
+                row = [name + part, baseline, str(threads)]
                 for i, (tokens, cold) in enumerate(SETTINGS):
                     cells = _cells(results, name, case, baseline=baseline, threads=threads, tokens=tokens, cold=cold)
                     value = mean(cell.ratio for cell in cells)
