@@ -89,7 +89,7 @@ QONNX_DEVICE void find_grids(const Operands& job, size_t row, int m, float* inve
 template <Element element>
 QONNX_DEVICE void set_scales(const Operands& job, size_t row, int m, uint32_t* of_warps) {
   uint32_t largest = 0;
-  if constexpr (!is_code(element)) {
+  if constexpr (!kIsCode<element>) {
     for (int k = threadIdx.x; k < job.columns.columns; k += kThreads) {
       const uint32_t magnitude = float_as_bits(load_number<element>(job.x, row + k)) & kMagnitude;
       largest = magnitude > largest ? magnitude : largest;
@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(kThreads) prepare_kernel(const Operands job) {
       if constexpr (rounding == Rounding::dynamic)
         x[i] = k < 0 ? 0.0f : static_cast<float>(code_of(x[i], {inverse[group[i]], 0.0f}));
       if constexpr (rounding == Rounding::fixed) {
-        const float code = is_code(element) ? x[i] : static_cast<float>(static_code(x[i], job.grid));
+        const float code = kIsCode<element> ? x[i] : static_cast<float>(static_code(x[i], job.grid));
         x[i] = k < 0 ? 0.0f : code - static_cast<float>(job.shift);
       }
     }
@@ -187,7 +187,7 @@ Failure prepare_as(const Operands& job, Math math, bool fixed, Stream stream) {
     return launch("preparing x for a matrix product", kernel, blocks, threads, shared, stream, job);
   };
   if (fixed) return run(prepare_kernel<element, Math::int8, Rounding::fixed>);
-  if constexpr (is_code(element)) return "codes of static quantization need a static grid";
+  if constexpr (kIsCode<element>) return "codes of static quantization need a static grid";
   else {
     if (math == Math::int8) return run(prepare_kernel<element, Math::int8, Rounding::dynamic>);
     if constexpr (element == Element::float16) return run(prepare_kernel<element, Math::float16, Rounding::none>);
