@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <initializer_list>
 #include <string>
 #include <vector>
 
@@ -43,6 +44,15 @@ inline std::vector<float> numbers_of(const Tensor& tensor, const std::string& wh
     }
   return values;
 }
+
+// Whether the tensor has exactly these dimensions.
+inline bool has_shape(const Tensor& tensor, std::initializer_list<size_t> dimensions) {
+  return std::equal(tensor.shape.begin(), tensor.shape.end(), dimensions.begin(), dimensions.end(),
+                    [](int64_t found, size_t wanted) { return found >= 0 && static_cast<size_t>(found) == wanted; });
+}
+
+// One number, as a scalar or as [1].
+inline bool is_single(const Tensor& tensor) { return tensor.count == 1 && tensor.shape.size() <= 1; }
 
 inline void expect_shape(bool holds, const std::string& who, const char* input, const Tensor& tensor,
                          const std::string& wanted) {

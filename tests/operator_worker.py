@@ -8,6 +8,7 @@ Each is a list of arrays, or a sentence. The process is started again after a cr
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import pickle
 import resource
@@ -43,13 +44,14 @@ class Worker:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
-            self.process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.close()
             self.process.stdout.close()
             self.errors.close()
             self.process = None
 
     def _start(self):
-        self.errors = tempfile.TemporaryFile()
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
         command = [sys.executable, "-m", "tests.operator_worker"]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, cwd=ROOT

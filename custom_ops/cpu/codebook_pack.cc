@@ -26,9 +26,9 @@ PackedCodebook::PackedCodebook(const LowBitShape& shape, const CodebookInputs& i
   codebook_.wide = codebook_.levels > 256;
   const size_t indices = shape.columns / codebook_.length * codebook_.books;
   const size_t row_bytes = shape.layout.row_bytes(indices);
-  expect_shape(inputs.codes.count == shape.rows * row_bytes && inputs.codes.shape.size() == 2, who, "codes",
+  expect_shape(has_shape(inputs.codes, {shape.rows, row_bytes}), who, "codes",
                inputs.codes, "[" + std::to_string(shape.rows) + ", " + std::to_string(row_bytes) + "]");
-  expect_shape(inputs.scale.count == shape.rows * shape.blocks(), who, "scale", inputs.scale,
+  expect_shape(has_shape(inputs.scale, {shape.rows, shape.blocks()}), who, "scale", inputs.scale,
                "[" + std::to_string(shape.rows) + ", " + std::to_string(shape.blocks()) + "]");
   weight_ = geometry_of(shape);
   weight_.bits = 8;
@@ -61,7 +61,8 @@ void PackedCodebook::set_books(const Tensor& codebooks, bool bytes, const std::s
     for (size_t i = 0; i < book; ++i) largest = std::max(largest, std::fabs(values[b * book + i]));
     sum += largest;
   }
-  if (!std::isfinite(sum)) throw Error(who + "the code books hold a number that is not finite");
+  if (!std::isfinite(sum) || !std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); }))
+    throw Error(who + "the code books hold a number that is not finite");
   const float step = weight_.factor = std::max(sum, 1e-30f) / 127.0f;
   books_ = Buffer(values.size() + slack);
   for (size_t i = 0; i < values.size(); ++i)  // 128 makes the sums unsigned; it goes into the first book

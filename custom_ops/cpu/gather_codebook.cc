@@ -73,9 +73,9 @@ class GatherCodebook {
     job.indices = columns_ / job.length * job.books;
     job.row_bytes = layout_.row_bytes(job.indices);
     job.blocks = (columns_ + block_ - 1) / block_;
-    expect_shape(codes.shape.size() == 2 && codes.count == rows_ * job.row_bytes, who_, "codes", codes,
+    expect_shape(has_shape(codes, {rows_, job.row_bytes}), who_, "codes", codes,
                  "[" + std::to_string(rows_) + ", " + std::to_string(job.row_bytes) + "]");
-    expect_shape(scale.count == rows_ * job.blocks, who_, "scale", scale,
+    expect_shape(has_shape(scale, {rows_, job.blocks}), who_, "scale", scale,
                  "[" + std::to_string(rows_) + ", " + std::to_string(job.blocks) + "]");
     const int64_t end = static_cast<int64_t>(rows_);
     for (size_t i = 0; i < rows.count; ++i)

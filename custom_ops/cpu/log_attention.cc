@@ -13,6 +13,7 @@
 #include <optional>
 
 #include "../formats/float16.h"
+#include "../operands.h"
 #include "float_product.h"
 #include "log_attention.h"
 #include "memory.h"
@@ -98,7 +99,7 @@ class LogAttention {
                   "; both must have one type, or value be int8");
     Job job;
     const std::vector<int64_t> shape = plan(scores, value, job);
-    if (scale.count != 1 && scale.count != job.d)
+    if (!is_single(scale) && !has_shape(scale, {job.d}))
       throw Error(who_ + "value_scale has shape " + shape_text(scale.shape) +
                   ", but one number or D=" + std::to_string(job.d) + " of them are wanted");
     job.scores = scores.data;
@@ -128,7 +129,7 @@ class LogAttention {
   };
 
   LogTable table_of(const Tensor& tensor) const {
-    if (tensor.count < 2 || tensor.count > kMaxLevels || tensor.type != Type::float32)
+    if (tensor.shape.size() != 1 || tensor.count < 2 || tensor.count > kMaxLevels || tensor.type != Type::float32)
       throw Error(who_ + "table has shape " + shape_text(tensor.shape) +
                   ", but float32 of 2 to 256 weights are wanted");
     LogTable table{};

@@ -49,9 +49,9 @@ class LogQuantize {
 
   void run(Context& context) {
     const Tensor x = context.input(0), scale = context.input(1), table = context.input(2);
-    if (scale.count != 1)
+    if (!is_single(scale))
       throw Error(who_ + "scale has shape " + shape_text(scale.shape) + ", but one number is wanted");
-    if (table.count < 2 || table.count > 256)
+    if (table.count < 2 || table.count > 256 || table.shape.size() != 1)
       throw Error(who_ + "table has shape " + shape_text(table.shape) + ", but 2 to 256 entries are wanted");
     const LogGrid grid{numbers_of(scale, who_, "scale")[0], per_octave_, static_cast<int>(table.count)};
     if (!(grid.scale > 0) || !std::isfinite(grid.scale))

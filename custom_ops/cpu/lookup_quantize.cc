@@ -42,10 +42,10 @@ class LookupQuantize {
 
   void run(Context& context) {
     const Tensor x = context.input(0), given = context.input(1), zero = context.input(2), table = context.input(3);
-    if (given.count != 1 || zero.count != 1)
+    if (!is_single(given) || !is_single(zero))
       throw Error(who_ + "scale has shape " + shape_text(given.shape) + " and zero_point " + shape_text(zero.shape) +
                   ", but one number each is wanted");
-    if (table.count != 256)
+    if (!has_shape(table, {256}))
       throw Error(who_ + "table has shape " + shape_text(table.shape) + ", but 256 entries are wanted");
     const float scale = numbers_of(given, who_, "scale")[0];
     if (!(scale > 0) || !std::isfinite(scale))

@@ -95,12 +95,13 @@ PackedLowBit::PackedLowBit(const LowBitShape& shape, const LowBitInputs& inputs,
   const size_t n = shape.rows, blocks = shape.blocks();
   const std::string grid = "[" + std::to_string(n) + ", " + std::to_string(blocks) + "]";
   const size_t row_bytes = shape.layout.row_bytes(shape.columns);
-  expect_shape(inputs.codes.count == n * row_bytes && inputs.codes.shape.size() == 2, who, "codes", inputs.codes,
+  expect_shape(has_shape(inputs.codes, {n, row_bytes}), who, "codes", inputs.codes,
                "[" + std::to_string(n) + ", " + std::to_string(row_bytes) + "]");
-  expect_shape(inputs.scale.count == n * blocks, who, "scale", inputs.scale, grid);
-  expect_shape(inputs.zero_point.count == n * blocks || inputs.zero_point.count == 1, who, "zero_point",
-               inputs.zero_point, grid + " or one number");
-  expect_shape(inputs.table.count == shape.layout.levels && inputs.table.type == Type::float32, who, "table",
+  expect_shape(has_shape(inputs.scale, {n, blocks}), who, "scale", inputs.scale, grid);
+  expect_shape(has_shape(inputs.zero_point, {n, blocks}) || is_single(inputs.zero_point) ||
+                   has_shape(inputs.zero_point, {1, 1}),
+               who, "zero_point", inputs.zero_point, grid + " or one number");
+  expect_shape(has_shape(inputs.table, {shape.layout.levels}) && inputs.table.type == Type::float32, who, "table",
                inputs.table, "float32 [" + std::to_string(shape.layout.levels) + "]");
   weight_ = geometry_of(shape);
   set_values(shape, inputs.table.as<float>(), bytes, who);
@@ -110,10 +111,11 @@ PackedLowBit::PackedLowBit(const LowBitShape& shape, const LowBitInputs& inputs,
 
 void PackedLowBit::set_values(const LowBitShape& shape, const float* table, bool bytes, const std::string& who) {
   const uint32_t levels = shape.layout.levels;
-  bool counts = true;
+  bool counts = true, finite = true;
   float largest = 0;
   for (uint32_t i = 0; i < levels; ++i) {
     counts = counts && table[i] == static_cast<float>(i);
+    finite = finite && std::isfinite(table[i]);
     largest = std::max(largest, std::fabs(table[i]));
     if (i < 16) weight_.values[i] = table[i];
   }
@@ -125,7 +127,7 @@ void PackedLowBit::set_values(const LowBitShape& shape, const float* table, bool
   if (levels > 16)
     throw Error(who + "a table of " + std::to_string(levels) +
                 " entries that are not 0, 1, 2, … has no kernel; use at most 16 entries, or run without the library");
-  if (!std::isfinite(largest)) throw Error(who + "the table holds a number that is not finite");
+  if (!finite) throw Error(who + "the table holds a number that is not finite");
   if (!bytes) return;
   offset_ = 128;
   step_ = weight_.factor = largest > 0 ? largest / 127.0f : 1.0f;

@@ -146,7 +146,7 @@ class Product {
   };
 
   std::vector<float> bias_of(const Tensor& tensor) const {
-    if (tensor.count != shape_.rows && tensor.count != 1)
+    if (!has_shape(tensor, {shape_.rows}) && !is_single(tensor))
       throw Error(who_ + "bias has shape " + shape_text(tensor.shape) +
                   ", but one number or N=" + std::to_string(shape_.rows) + " of them are wanted");
     std::vector<float> bias(tensor.count);

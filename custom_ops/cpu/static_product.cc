@@ -184,7 +184,7 @@ class StaticMatMul {
   void set_grid(const Tensor& scale, const Tensor& zero_point, const std::string& of, StaticGrid& grid) const {
     const std::string names[] = {of + "_scale", of + "_zero_point"};
     for (const Tensor* tensor : {&scale, &zero_point})
-      if (tensor->count != 1)
+      if (!is_single(*tensor))
         throw Error(who_ + "input " + names[tensor == &zero_point] + " has shape " + shape_text(tensor->shape) +
                     ", but one number is wanted");
     grid.scale = numbers_of(scale, who_, names[0].c_str())[0];
@@ -197,7 +197,7 @@ class StaticMatMul {
   }
 
   std::vector<float> bias_of(const Tensor& tensor) const {
-    if (tensor.count != shape_.rows && tensor.count != 1)
+    if (!has_shape(tensor, {shape_.rows}) && !is_single(tensor))
       throw Error(who_ + "bias has shape " + shape_text(tensor.shape) +
                   ", but one number or N=" + std::to_string(shape_.rows) + " of them are wanted");
     std::vector<float> bias = numbers_of(tensor, who_, "bias");

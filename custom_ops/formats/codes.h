@@ -23,8 +23,8 @@ struct CodeLayout {
     const uint64_t room = uint64_t{1} << (8 * bytes_per_word);
     uint64_t values = 1;
     for (uint32_t j = 0; j < codes_per_word; ++j) {
+      if (values > room / levels) return false;
       values *= levels;
-      if (values > room) return false;
     }
     return true;
   }
