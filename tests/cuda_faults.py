@@ -34,6 +34,7 @@ FAULTS = {
     "codebook_swapped_rows": ("codebooks", "order of the indices of two rows"),
     "product_spoiled_barrier": ("operators", "barrier before a row is known to hold a NaN"),
     "log_quantize_guard": ("operators", "guard at the last number"),
+    "lookup_quantize_guard": ("operators", "guard at the last number"),
     "gather_guard": ("operators", "guard at the last row"),
     "attention_reuse_barrier": ("operators", "barrier before values take the place of others"),
     "attention_values_barrier": ("operators", "barrier before values are read"),

@@ -17,6 +17,7 @@ from qonnx.runtime import session
 from tests import test_kernels_gather_codebook as gather
 from tests import test_kernels_log_attention as attention
 from tests import test_kernels_log_quantize as quantizers
+from tests import test_kernels_lookup_quantize as lookup
 from tests import test_kernels_static_product as products
 from tests.low_bit_cases import weight_of
 
@@ -65,6 +66,27 @@ def check_log_quantizers(levels: int, per_octave: float, scale: float) -> None:
     np.testing.assert_array_equal(values, weight_table(levels, per_octave)[codes] * np.float32(scale))
 
 
+def check_lookup(element: str = "FLOAT") -> None:
+    scale, zero_point, table = 0.037, 93, lookup.table_of(16)
+    with np.errstate(over="ignore"):  # float16 makes infinities of the largest: codes like any other
+        x = lookup.numbers(scale).astype(ir.DataType[element].numpy())
+    codes = run_before_guard(lookup.model_of(scale, zero_point, table, element), "x", x, "codes", np.uint8, x.shape)
+    np.testing.assert_array_equal(codes, lookup.codes_of(x.astype(np.float32), scale, zero_point, table))
+
+
+def run_before_guard(model: ir.Model, name: str, x: np.ndarray, output: str, dtype, shape) -> np.ndarray:
+    """The output, written into memory behind which other bytes must stay as they are."""
+    size, mark = int(np.prod(shape)) * np.dtype(dtype).itemsize, 0xA5
+    memory = np.full(size + (1 << 16), mark, np.uint8)
+    binding = (opened := session(model)).io_binding()
+    kind = ir.DataType.from_numpy(x.dtype).value
+    binding.bind_input(name, "cpu", 0, kind, x.shape, x.ctypes.data)
+    binding.bind_output(output, "cpu", 0, ir.DataType.from_numpy(np.dtype(dtype)).value, shape, memory.ctypes.data)
+    opened.run_with_iobinding(binding)
+    assert (memory[size:] == mark).all(), "bytes behind the output were written"
+    return memory[:size].view(dtype).reshape(shape)
+
+
 def check_gather(bits: int, books: int, form, dtype=np.float32) -> None:
     length, columns, block = form
     weight = gather.weight_of(7, columns, length, books, bits, block, dtype)
@@ -83,5 +105,11 @@ def check_all(_: Plugin) -> None:
         for shape, d in (*ATTENTION_SHAPES, ((70, 200), 70)):
             check_attention(shape, d, int8=int8)
     check_log_quantizers(16, 2.0, 0.37)
+    x = quantizers.numbers(16, 2.0, 0.37)
+    run_before_guard(quantizers.model_of(QUANTIZE, 16, 2.0, 0.37), "x", x, "y", np.uint8, x.shape)
+    check_lookup()
     for form in GATHERED:
         check_gather(6, 2, form)
+    weight = gather.weight_of(7, 40, 8, 2, 6, None, np.float32)
+    rows = np.arange(7)
+    run_before_guard(gather.model_of(weight), "rows", rows, "y", np.float32, (7, 40))

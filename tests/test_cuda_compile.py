@@ -12,7 +12,16 @@ from tests.cuda_emulation import CUDA
 _USUAL = pathlib.Path("/usr/local/cuda/bin/nvcc")
 NVCC = shutil.which("nvcc") or (str(_USUAL) if _USUAL.exists() else None)
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed: the kernels are compiled by g++ only")
-SMALL = ("rows.cu", "product.cu", "product_x.cu", "gather.cu", "log_attention.cu", "log_quantize.cu", "runtime.cu")
+SMALL = (
+    "rows.cu",
+    "product.cu",
+    "product_x.cu",
+    "gather.cu",
+    "log_attention.cu",
+    "log_quantize.cu",
+    "lookup_quantize.cu",
+    "runtime.cu",
+)
 PRODUCTS = tuple(f"{weight}_{math}.cu" for weight in ("lowbit", "codebook") for math in ("float16", "bfloat16", "int8"))
 ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 120)
 # Few formats and architectures in every run, all of them by hand: -m nvcc

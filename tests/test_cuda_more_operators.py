@@ -18,6 +18,7 @@ from tests.cuda_operator_cases import (
     check_attention,
     check_gather,
     check_log_quantizers,
+    check_lookup,
     check_static,
 )
 
@@ -118,6 +119,11 @@ def test_log_quantizers(levels, per_octave):
 @pytest.mark.parametrize("shape", [(0, 5), (1, 1), (9, 1000)])
 def test_any_shape_of_log_quantizers(element, shape):
     quantizers.test_any_shape_and_type(element, shape)
+
+
+@pytest.mark.parametrize("element", ["FLOAT16", "FLOAT"])
+def test_lookup_quantizers(element):
+    check_lookup(element)
 
 
 @pytest.mark.parametrize("bits", [1, 3, 4, 5, 8, 9, 12, 13, 16])

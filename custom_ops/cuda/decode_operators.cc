@@ -1,5 +1,5 @@
-// LogAttention, LogQuantize, LogQuantizeDequantize and GatherCodebook for ONNX Runtime's CUDA provider; kernels in
-// log_attention.cu, log_quantize.cu and gather.cu. Tables of weights lie in the host's memory and go with the launch.
+// LogAttention, LogQuantize, LogQuantizeDequantize, LookupQuantize and GatherCodebook for ONNX Runtime's CUDA provider;
+// kernels in log_attention.cu, log_quantize.cu, lookup_quantize.cu and gather.cu. Tables of weights lie in the host's memory and go with the launch.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -8,6 +8,7 @@
 #include "call.h"
 #include "gather.h"
 #include "log_attention.h"
+#include "lookup_quantize.h"
 #include "operators.h"
 #include "runtime.h"
 
@@ -65,6 +66,50 @@ class GpuLogQuantize {
  private:
   std::string who_;
   LogQuantize job_{};
+};
+
+template <Type type>
+class GpuLookupQuantize {
+ public:
+  static constexpr const char* name = "LookupQuantize";
+  static constexpr Port inputs[] = {{type},
+                                    {Type::any, Arity::required, Memory::host},
+                                    {Type::uint8, Arity::required, Memory::host},
+                                    {Type::uint8, Arity::required, Memory::host}};
+  static constexpr Port outputs[] = {{Type::uint8}};
+
+  static void infer(ShapeInference& shapes) {
+    auto codes = shapes.input(0);
+    codes.type = Type::uint8;
+    shapes.output(0, codes);
+  }
+
+  explicit GpuLookupQuantize(const NodeInfo& info) : who_(std::string(name) + " '" + info.node_name() + "': ") {
+    present_device();
+  }
+
+  void run(Context& context) {
+    const Tensor x = context.input(0), scale = context.input(1), zero = context.input(2), table = context.input(3);
+    if (scale.count != 1 || zero.count != 1)
+      throw Error(who_ + "scale has shape " + shape_text(scale.shape) + " and zero_point " + shape_text(zero.shape) +
+                  ", but one number each is wanted");
+    if (table.count != 256)
+      throw Error(who_ + "table has shape " + shape_text(table.shape) + ", but 256 entries are wanted");
+    LookupQuantize job{};
+    job.scale = numbers_of(scale, who_, "scale")[0];
+    if (!(job.scale > 0) || !std::isfinite(job.scale))
+      throw Error(who_ + "input scale is " + std::to_string(job.scale) + ", not a positive number");
+    job.zero_point = zero.as<uint8_t>()[0];
+    std::copy_n(table.as<uint8_t>(), table.count, job.table);
+    job.x = x.data;
+    job.element = element_of<type>();
+    job.count = static_cast<int64_t>(x.count);
+    job.codes = static_cast<uint8_t*>(context.output(0, x.shape));
+    expect(run_lookup_quantize(job, stream_of(context)), who_);
+  }
+
+ private:
+  std::string who_;
 };
 
 template <Type type>
@@ -228,6 +273,7 @@ void add(std::vector<const abi::CustomOp*>& all, const char* provider) {
   all.push_back(operation<GpuLogAttention<type>>(provider));
   all.push_back(operation<GpuLogQuantize<type, false>>(provider));
   all.push_back(operation<GpuLogQuantize<type, true>>(provider));
+  all.push_back(operation<GpuLookupQuantize<type>>(provider));
   all.push_back(operation<GpuGather<type>>(provider));
 }
 
