@@ -3,7 +3,7 @@
     python -m models.ablation [--latency]        writes models/results/vit-low-bit.{md,json}
 
 Rows of the first table are the recipes and their variants of Q/DQ alone; those of the second are `vit-w6a6` with
-weights rounded to nearest and one more thing changed. Conversions see 32 crops of the split "calibration-wide"; scores
+weights rounded to nearest and one more thing changed, those of the third `vit-w4a4` with one thing changed. Conversions see 32 crops of the split "calibration-wide"; scores
 are those of models/evaluate.py on the evaluation photos. Latencies are medians of runs in turns with the float model.
 """
 
@@ -28,6 +28,7 @@ _QDQ = '[options.assign]\nprobabilities = "quantize"'
 # Row -> (recipe that it starts from, lines of TOML that change it).
 RECIPES: dict[str, tuple[str, str]] = {
     "vit-w8a8": ("vit-w8a8", ""),
+    "vit-w8a8-qdq": ("vit-w8a8-qdq", ""),
     "vit-w8a8, Q/DQ only": ("vit-w8a8", _QDQ),
     "vit-w6a6": ("vit-w6a6", ""),
     "vit-w6a6, Q/DQ only": ("vit-w6a6", _QDQ),
@@ -38,6 +39,7 @@ RECIPES: dict[str, tuple[str, str]] = {
 _NEAREST = '[options.observe]\ngram = false\n[options.solve_weights]\nsolver = "nearest"\n'
 _CHANGES = {
     "everything but GPTQ": "",
+    "levels not fitted": "[options.fit_levels]\nsamples = 0",
     "norms not folded": "[options.reparameterize]\nstrength = 0.0",
     "norms folded at full strength": "[options.reparameterize]\nstrength = 1.0",
     "values not evened out": "[options.reparameterize_attention]\nstrength = 0.0",
@@ -49,9 +51,17 @@ _CHANGES = {
     "ranges × 1.2": "[options.assign]\nheadroom = 1.2",
 }
 STEPS: dict[str, tuple[str, str]] = {name: ("vit-w6a6", _NEAREST + change) for name, change in _CHANGES.items()}
+_CHANGES_4 = {
+    "levels not fitted, but clipped": "[options.fit_levels]\nsamples = 0",
+    "one weight scale a channel": "[options.assign]\ninner_weight_block = 0",
+    "no least squares": "[options.solve_in_turn]\nridge = inf\nresidual = false",
+    "query and key not clipped": "[options.assign]\ninner_headroom = 1.0",
+    "norms not folded": "[options.reparameterize]\nstrength = 0.0",
+    "probabilities in float": '[options.assign]\nprobabilities = "float"',
+}
+STEPS_4: dict[str, tuple[str, str]] = {name: ("vit-w4a4", change) for name, change in _CHANGES_4.items()}
 
-
-TABLES = {"Recipes": RECIPES, "One thing changed": STEPS}
+TABLES = {"Recipes": RECIPES, "One thing changed": STEPS, "One thing changed at 4 bits": STEPS_4}
 RESULTS = pathlib.Path(__file__).resolve().parent / "results" / "vit-low-bit"
 
 

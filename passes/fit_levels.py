@@ -38,7 +38,9 @@ _MOST = 64  # levels: with more, an even grid is as good
 
 @dataclasses.dataclass
 class FitLevels(Pass):
-    """Choose the codes of planned activations of few levels. samples: of the data to use at most. power: see above."""
+    """Choose the codes of planned activations of few levels. samples: of the data to use at most; 0 leaves levels even.
+    power: see above.
+    """
 
     data: Any
     settings: Any = None
@@ -49,7 +51,7 @@ class FitLevels(Pass):
     tolerance = 0.0
 
     def changes(self, model: ir.Model) -> Iterator[Change]:
-        readers = {} if self.data is None else _readers(model)
+        readers = _readers(model) if self.data is not None and self.samples else {}
         if not readers:
             return
         wide = {value: _wide(value, plan) for value, (plan, _) in readers.items()}
