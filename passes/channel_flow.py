@@ -1,7 +1,11 @@
 """Where the channels of a tensor go: through reshapes, transposes and splits, to the operators that compute with them.
 
 An array that holds the number of each element's channel takes the way that the tensor takes. What arrives says which
-channel an operator's operand holds at each place, however an exporter spelled the split into heads.
+channel an operator's operand holds at each place, however an exporter spelled the split into heads or windows.
+
+Besides movement, the way may lead through what commutes with x_c → a_c x_c + t_c: means over places of one channel, and
+multiplication by one number, the `factor` of a Leaf (exporters scale queries and keys by d^(-1/4) each). Parts of the
+tensor may be joined again, as a cyclic shift of windows does.
 """
 
 from __future__ import annotations
@@ -12,16 +16,18 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from qonnx.passes.rewire import array, integer, integers, is_op
+from qonnx.passes.rewire import array, dims_of, integer, integers, is_op, scalar
 
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """An operand at the end of a way: input `index` of `node`, and the channel at each place (int64, its shape)."""
+    """An operand at the end of a way: input `index` of `node`, the channel at each place (int64, its shape), and the
+    number that all of it was multiplied with."""
 
     node: ir.Node
     index: int
     channels: np.ndarray
+    factor: float = 1.0
 
     def along(self, axis: int) -> np.ndarray | None:
         """The channels with `axis` reduced to one entry, if they are the same all along it; else None."""
@@ -37,21 +43,68 @@ def last_axis(shape: tuple[int, ...]) -> np.ndarray:
 def leaves(value: ir.Value, channels: np.ndarray) -> list[Leaf] | None:
     """Every operand that `value`, holding `channels`, becomes by movement alone; None if the graph returns one of them
     or a body reads it."""
+    found = follow(value, channels)
+    return None if found is None else found[0]
+
+
+def follow(value: ir.Value, channels: np.ndarray) -> tuple[list[Leaf], list[ir.Value]] | None:
+    """The `leaves`, and every value on the way to them, `value` first."""
     found: list[Leaf] = []
-    waiting = [(value, channels)]
+    arrived = {value: (channels, 1.0)}
+    waiting = [value]
     while waiting:
-        current, held = waiting.pop()
+        current = waiting.pop()
+        held, factor = arrived[current]
         if current.is_graph_output():
             return None
         for use in current.uses():
             if use.node.graph is not value.graph:
                 return None
-            moved = _move(use.node, held) if use.idx == 0 else None
+            if is_op(use.node, "Concat"):
+                if all(part in arrived for part in use.node.inputs) and use.node.outputs[0] not in arrived:
+                    joined = _join(use.node, [arrived[part] for part in use.node.inputs])
+                    if joined is not None:
+                        arrived[use.node.outputs[0]] = joined
+                        waiting.append(use.node.outputs[0])
+                continue
+            scaled = _scaling(use.node, use.idx)
+            moved = [held] if scaled else _move(use.node, held) if use.idx == 0 else None
             if moved is None:
-                found.append(Leaf(use.node, use.idx, held))
-            else:
-                waiting += zip(use.node.outputs, moved, strict=True)
-    return found
+                found.append(Leaf(use.node, use.idx, held, factor))
+                continue
+            for output, made in zip(use.node.outputs, moved, strict=True):
+                arrived[output] = (made, factor * (scaled or 1.0))
+                waiting.append(output)
+    return found + _not_joined(arrived), list(arrived)
+
+
+def _not_joined(arrived: dict[ir.Value, tuple[np.ndarray, float]]) -> list[Leaf]:
+    """The operands of joints with anything else."""
+    return [
+        Leaf(use.node, use.idx, *held)
+        for value, held in arrived.items()
+        for use in value.uses()
+        if is_op(use.node, "Concat") and use.node.outputs[0] not in arrived
+    ]
+
+
+def _join(node: ir.Node, parts: list[tuple[np.ndarray, float]]) -> tuple[np.ndarray, float] | None:
+    """What Concat makes of parts that all come from the tensor; None if they were scaled differently."""
+    factor = parts[0][1]
+    if any(other != factor for _, other in parts):
+        return None
+    return np.concatenate([held for held, _ in parts], integer(node, "axis", 0)), factor
+
+
+def _scaling(node: ir.Node, index: int) -> float | None:
+    """The one positive number that the node multiplies its input `index` with, the shape kept; None for any other."""
+    if not is_op(node, "Mul", "Div") or (index == 1 and node.op_type == "Div"):
+        return None
+    constant, value = node.inputs[1 - index], node.inputs[index]
+    number = scalar(constant)
+    if number is None or not 0 < number < np.inf or value.shape is None or len(dims_of(constant)) > len(value.shape):
+        return None
+    return number if node.op_type == "Mul" else 1 / number
 
 
 def _move(node: ir.Node, x: np.ndarray) -> list[np.ndarray] | None:
@@ -110,6 +163,15 @@ def _expand(node: ir.Node, x: np.ndarray, shape: np.ndarray) -> list[np.ndarray]
     return [np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(shape.tolist())))]
 
 
+def _mean(node: ir.Node, x: np.ndarray, axes: np.ndarray | None = None) -> list[np.ndarray]:
+    given = integers(node, "axes") if axes is None else axes.tolist()
+    axes = tuple(range(x.ndim)) if not given else tuple(given)
+    low, high = x.min(axes, keepdims=True), x.max(axes, keepdims=True)
+    if (low != high).any():
+        raise ValueError("a mean over several channels")
+    return [low if integer(node, "keepdims", 1) else np.squeeze(low, axes)]
+
+
 def _identity(node: ir.Node, x: np.ndarray) -> list[np.ndarray]:
     return [x]
 
@@ -123,5 +185,6 @@ _MOVES: dict[str, Callable[..., list[np.ndarray]]] = {
     "Slice": _slice,
     "Gather": _gather,
     "Expand": _expand,
+    "ReduceMean": _mean,
     "Identity": _identity,
 }

@@ -17,7 +17,7 @@ from qonnx.passes.assign import output_of
 from qonnx.passes.assign_elementwise import concerned, observed
 from qonnx.passes.base import Change, Pass
 from qonnx.passes.label import MOVES
-from qonnx.passes.rewire import is_op
+from qonnx.passes.rewire import is_op, scalar
 from qonnx.stats import Stats, Window, merge_stats
 from qonnx.stats_file import fingerprint, load_stats, save_stats
 from qonnx.targets import Target
@@ -116,6 +116,8 @@ class Observe(Pass):
         """What to gather about each tensor, by name."""
         wishes: dict[str, Wish] = {}
         for node in model.graph:
+            if is_op(node, "LayerNormalization", "RMSNormalization"):  # layers may read moved rows of it
+                self._add(wishes, node.outputs[0], Wish(channel_axis=-1))
             if node.op_type in MULTIPLIERS and node.domain == "":
                 for index in (0, 1):
                     self._add(wishes, node.inputs[index], self._input_wish(node, index))
@@ -164,8 +166,11 @@ def _maker(node: ir.Node, index: int) -> ir.Value | None:
     if any(ir.convenience.get_const_tensor(value) is not None for value in node.inputs[:2]):
         return None
     value = node.inputs[index]
-    while is_op(value.producer(), *MOVES, "Gather", "Expand"):
-        value = value.producer().inputs[0]
+    while is_op(maker := value.producer(), *MOVES, "Gather", "Expand", "Mul", "Div"):
+        scaled = is_op(maker, "Mul") and scalar(maker.inputs[0]) is not None
+        if is_op(maker, "Mul", "Div") and not scaled and scalar(maker.inputs[1]) is None:
+            return None
+        value = maker.inputs[1 if scaled else 0]
     return value if is_op(value.producer(), "Add", "MatMul", "Gemm") else None
 
 

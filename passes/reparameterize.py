@@ -17,8 +17,9 @@ channel 199 is 20 times the median, gains 9 dB; block 8, where unseen photos exc
 eq. 4; α = ½ unless `strength` says otherwise), for every norm.
 
 Norms handled: LayerNormalization with constant γ (and β; one is added if absent), RMSNormalization (no β: r2 = 0).
-Consumers: MatMul with a constant matrix, bias in the Add behind it or a new Add; Gemm with either transB. A norm with
-any other reader, or whose reader is excluded from quantization, is left alone: the fold would have to be undone there.
+Consumers: MatMul with a constant matrix, bias in the Add behind it or a new Add; Gemm with either transB; behind the
+norm or behind what only moves its rows (a class token picked, windows cut, the mean of tokens). A norm with any other
+reader, or whose reader is excluded from quantization, is left alone: the fold would have to be undone there.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import onnx_ir as ir
 
 from qonnx.notes import note
 from qonnx.passes.base import Change, Pass
+from qonnx.passes.channel_flow import follow, last_axis
 from qonnx.passes.rewire import array, initializer, integer, is_constant, is_op, set_input
 from qonnx.stats import Stats, affine_channels
 
@@ -55,12 +57,14 @@ class Reparameterize(Pass):
 
     def changes(self, model: ir.Model) -> Iterator[Change]:
         for node in list(model.graph):
-            linears = self._linears(node)
-            if not linears:
+            if not _foldable(node) or note(node).folded:
                 continue
             value = node.outputs[0]
             stats = note(value).stats
-            if stats is None or stats.channel_minimum is None or stats.non_finite or note(node).folded:
+            if stats is None or stats.channel_minimum is None or stats.non_finite:
+                continue
+            linears, moved = rows_behind(value, stats, self.settings)
+            if not linears:
                 continue
             weights = [matrix(linear) for linear in linears]
             shift, ratio, strength = self._choose(stats, weights, shifts=is_op(node, "LayerNormalization"))
@@ -71,20 +75,11 @@ class Reparameterize(Pass):
             for linear, weight in zip(linears, weights, strict=True):
                 fold_into_linear(linear, weight, ratio, shift)
             note(value).stats = affine_channels(stats, 1.0 / ratio, shift)
+            for other in moved:
+                _renew(other, ratio, shift, note(value).stats)
             yield Change(
                 node.name or value.name, f"channel ranges folded into {len(linears)} layers, strength {strength:g}"
             )
-
-    def _linears(self, node: ir.Node) -> list[ir.Node]:
-        """The linear layers behind a norm, or [] if it cannot be folded."""
-        if node.op_type not in ("LayerNormalization", "RMSNormalization") or not is_constant(node.inputs[1]):
-            return []
-        axis, rank = integer(node, "axis", -1), node.outputs[0].shape
-        if axis != -1 and (rank is None or axis != len(rank) - 1):
-            return []
-        if any(o.uses() for o in node.outputs[1:]):
-            return []
-        return linears_behind(node.outputs[0], self.settings)
 
     def _choose(self, stats: Stats, weights: list[np.ndarray], shifts: bool) -> tuple[np.ndarray, np.ndarray, float]:
         """(shift s⊙r2, ratio r1^α, α) that make the channels' ranges alike."""
@@ -125,22 +120,56 @@ class Reparameterize(Pass):
         return float(total)
 
 
+def _foldable(node: ir.Node) -> bool:
+    """Whether it is a norm over the last axis with a constant scale, of which only the first output is read."""
+    if node.op_type not in ("LayerNormalization", "RMSNormalization") or not is_constant(node.inputs[1]):
+        return False
+    axis, rank = integer(node, "axis", -1), node.outputs[0].shape
+    if axis != -1 and (rank is None or axis != len(rank) - 1):
+        return False
+    return not any(o.uses() for o in node.outputs[1:])
+
+
 def linears_behind(value: ir.Value, settings: Any = None) -> list[ir.Node]:
     """The products with constant matrices that read `value`, or [] if anything else reads it too."""
-    found = []
-    if value.is_graph_output():
+    if value.is_graph_output() or not all(_multiplies(use.node, use.idx, settings) for use in value.uses()):
         return []
-    for use in value.uses():
-        reader = use.node
-        product = is_op(reader, "MatMul", "Gemm") and use.idx == 0 and is_constant(reader.inputs[1])
-        if not product or reader.inputs[1].shape is None or len(reader.inputs[1].shape) != 2:
-            return []
-        if is_op(reader, "Gemm") and (integer(reader, "transA", 0) or reader.attributes.get("alpha", None) is not None):
-            return []
-        if settings is not None and settings.exclusion(reader):
-            return []
-        found.append(reader)
-    return found
+    return [use.node for use in value.uses()]
+
+
+def rows_behind(value: ir.Value, stats: Stats, settings: Any = None) -> tuple[list[ir.Node], list[ir.Value]]:
+    """As linears_behind, also where rows of `value` are moved in between; and the values that hold moved rows."""
+    if stats.shape is None or stats.shape[-1] != stats.channel_minimum.size:
+        return linears_behind(value, settings), []
+    found = follow(value, last_axis(stats.shape))
+    for leaf in found[0] if found else ():
+        kept = leaf.factor == 1.0 and leaf.channels.shape[-1:] == stats.shape[-1:]
+        in_order = kept and (leaf.channels == np.arange(stats.shape[-1])).all()
+        if not in_order or not _multiplies(leaf.node, leaf.index, settings):
+            return [], []
+    return ([leaf.node for leaf in found[0]], found[1][1:]) if found else ([], [])
+
+
+def _multiplies(node: ir.Node, index: int, settings: Any) -> bool:
+    """Whether its input `index` is the left one of a product with a constant matrix that is to be quantized."""
+    if not is_op(node, "MatMul", "Gemm") or index != 0 or not is_constant(node.inputs[1]):
+        return False
+    if node.inputs[1].shape is None or len(node.inputs[1].shape) != 2:
+        return False
+    if is_op(node, "Gemm") and (integer(node, "transA", 0) or node.attributes.get("alpha", None) is not None):
+        return False
+    return settings is None or not settings.exclusion(node)
+
+
+def _renew(value: ir.Value, ratio: np.ndarray, shift: np.ndarray, source: Stats) -> None:
+    """Statistics of what holds rows of a folded norm: its own where they are by channel, else the norm's new range."""
+    old = note(value).stats
+    if old is None:
+        return
+    if old.channel_minimum is not None and old.channel_sum is not None and old.channel_minimum.size == ratio.size:
+        note(value).stats = affine_channels(old, 1.0 / ratio, shift)
+    else:
+        note(value).stats = Stats(old.samples, old.elements, source.minimum, source.maximum, shape=old.shape)
 
 
 def even_channels(stats: Stats, bits: int, shifts: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -190,7 +219,7 @@ def fold_into_linear(linear: ir.Node, weight: np.ndarray, ratio: np.ndarray, shi
     if shift.any():
         moved = shift @ weight  # what the product gains and the bias loses
         stats = note(linear.outputs[0]).stats
-        if stats is not None and stats.channel_minimum is not None:
+        if is_op(linear, "MatMul") and stats is not None and stats.channel_minimum is not None:  # a Gemm holds its bias
             note(linear.outputs[0]).stats = affine_channels(stats, np.ones_like(moved), moved)
         add_to_bias(linear, -moved, dtype)
 

@@ -84,14 +84,15 @@ class ReparameterizeAttention(Pass):
             each_shift[own],
             (each_ratio[own] / np.exp(np.log(each_ratio[own]).mean())) ** self.strength,
         )
-        for reader, order in readers:
+        for reader, order, factor in readers:
             weight = reader.input_scaled(np.ones(1))
-            lost = (weight if _outputs_first(reader) else weight.T) @ shift[order]
+            gained = shift[order] * (leaf.factor * factor)
+            lost = (weight if _outputs_first(reader) else weight.T) @ gained
             reader.set_bias((0.0 if reader.bias is None else reader.bias) - lost)
             reader.set_weight(reader.input_scaled(ratio[order]))
             behind = note(reader.node.inputs[0])
             if behind.stats is not None and behind.stats.channel_sum is not None:
-                behind.stats = affine_channels(behind.stats, 1.0 / ratio[order], shift[order])
+                behind.stats = affine_channels(behind.stats, 1.0 / ratio[order], gained)
         maker.set_bias(((0.0 if maker.bias is None else maker.bias) + shift) / ratio)
         maker.set_weight(maker.scaled(1.0 / ratio))
         note(maker.node).folded = True
@@ -104,7 +105,8 @@ class ReparameterizeAttention(Pass):
         note(maker.result).stats = stats
         operand, held = note(leaf.node.inputs[leaf.index]), np.unique(leaf.channels)
         if operand.stats is not None:
-            low, high = stats.channel_minimum[held].min(), stats.channel_maximum[held].max()
+            low = leaf.factor * stats.channel_minimum[held].min()
+            high = leaf.factor * stats.channel_maximum[held].max()
             operand.stats = Stats(
                 operand.stats.samples, operand.stats.elements, float(low), float(high), shape=operand.stats.shape
             )
@@ -154,15 +156,16 @@ def _values(leaf: Leaf) -> np.ndarray | None:
     return leaf.along(-2) if axis in (-1, leaf.channels.ndim - 1) else None
 
 
-def _readers(found: list[Leaf] | None) -> list[tuple[Linear, np.ndarray]]:
-    """The linear layers at all of the leaves, each with the channel of its every input; [] if one is anything else."""
+def _readers(found: list[Leaf] | None) -> list[tuple[Linear, np.ndarray, float]]:
+    """The linear layers at all of the leaves, each with the channel of its every input and the factor before it; [] if
+    one is anything else."""
     readers = []
     for leaf in found or ():
         layer = linear(leaf.node) if leaf.index == 0 else None
         order = leaf.channels.reshape(-1, leaf.channels.shape[-1])
         if layer is None or layer.axis != -1 or not (order == order[0]).all():
             return []
-        readers.append((layer, order[0]))
+        readers.append((layer, order[0], leaf.factor))
     return readers
 
 
