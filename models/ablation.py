@@ -3,7 +3,7 @@
     python -m models.ablation [--latency]        writes models/results/vit-low-bit.{md,json}
 
 Rows of the first table are the recipes and their variants of Q/DQ alone; those of the second are `vit-w6a6` with
-weights rounded to nearest and one more thing changed, those of the third `vit-w4a4` with one thing changed. Conversions see 32 crops of the split "calibration-wide"; scores
+weights rounded to nearest, levels even and one more thing changed, those of the third `vit-w4a4` with one thing changed. Conversions see 32 crops of the split "calibration-wide"; scores
 are those of models/evaluate.py on the evaluation photos. Latencies are medians of runs in turns with the float model.
 """
 
@@ -37,9 +37,9 @@ RECIPES: dict[str, tuple[str, str]] = {
     "vit-w4a4, Q/DQ only": ("vit-w4a4", _QDQ),
 }
 _NEAREST = '[options.observe]\ngram = false\n[options.solve_weights]\nsolver = "nearest"\n'
+_NEAREST += '[options.fit_levels]\nsamples = 0\n'
 _CHANGES = {
-    "everything but GPTQ": "",
-    "levels not fitted": "[options.fit_levels]\nsamples = 0",
+    "everything but GPTQ and fitted levels": "",
     "norms not folded": "[options.reparameterize]\nstrength = 0.0",
     "norms folded at full strength": "[options.reparameterize]\nstrength = 1.0",
     "values not evened out": "[options.reparameterize_attention]\nstrength = 0.0",
