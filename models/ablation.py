@@ -3,8 +3,9 @@
     python -m models.ablation [--latency]        writes models/results/vit-low-bit.{md,json}
 
 Rows of the first table are the recipes and their variants of Q/DQ alone; those of the second are `vit-w6a6` with
-weights rounded to nearest, levels even and one more thing changed, those of the third `vit-w4a4` with one thing changed. Conversions see 32 crops of the split "calibration-wide"; scores
-are those of models/evaluate.py on the evaluation photos. Latencies are medians of runs in turns with the float model.
+weights rounded to nearest, levels even and one more thing changed, those of the third `vit-w4a4` with one thing
+changed. Conversions see 32 crops of the split "calibration-wide"; scores are those of models/evaluate.py on the
+evaluation photos. Latencies are medians of runs in turns with the float model.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def main(arguments: list[str]) -> int:
                     print(found[name], flush=True)
             kept[title] = [asdict(found[name]) for name in rows if name in found]
     text = "# Vision transformers below and at 8 bits\n\n" + __doc__.split("\n\n", 2)[2] + "\n"
-    text += "\n".join(markdown(title, [Row(**one) for one in rows]) for title, rows in kept.items())
+    text += "\n".join(markdown(title, [Row(**one) for one in rows]) for title, rows in kept.items() if rows)
     RESULTS.with_suffix(".md").write_text(text, encoding="utf-8")
     RESULTS.with_suffix(".json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     return 0

@@ -34,7 +34,7 @@ _TIME_LIMIT = 1800  # seconds for one conversion
 
 # Ours: row -> options of qonnx.convert. The comparison that `qonnx convert` ends with is not part of the time.
 OURS: dict[str, dict[str, str | int]] = {
-    "qonnx static W8A8": {},
+    "qonnx static W8A8": {"recipe": "static-w8a8"},
     "qonnx static W8A16": {"recipe": "static-w8a16"},
     "qonnx weights 8 bit": {"recipe": "weight-int8"},
 }
