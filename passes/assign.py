@@ -55,7 +55,9 @@ class Assign(Pass):
     them with `log_levels` levels, `log_codes_per_octave` for each halving (RepQ-ViT's log2 has 1, log√2 2).
     inner_weight, inner_weight_levels, inner_activation_levels: format (key of FORMATS) and numbers of codes (0: all of
     the type's) for matrix products that do not read an input of the model; the first layer and convolutions keep
-    `weight` and `activation`. inner_weight_block: inputs that share a scale in those products (0: all).
+    `weight` and `activation`. inner_weight_block: inputs that share a scale in those products where their weights have
+    fewer than 8 bits (0: all; ONNX Runtime's integer products of 8 bits take one scale an output) and no granularity
+    was asked for.
     inner_headroom: their `headroom`, where it is another; below 1 it clips, which few levels may repay.
     """
 
@@ -235,6 +237,10 @@ class Assign(Pass):
             reduce = settings.reduce_range
         return dataclasses.replace(wide, levels=2 ** (wide.bits - 1)) if reduce else wide
 
+    def _in_blocks(self, weight: IntFormat) -> bool:
+        asked = self.granularity is not None or (self.settings is not None and self.settings.per_channel is not None)
+        return self.inner_weight_block > 0 and weight.bits < 8 and not asked
+
     def _quantizes_output(self, node: ir.Node) -> bool:
         return node.op_type in self.target.outputs
 
@@ -256,7 +262,7 @@ class Assign(Pass):
             weight = dataclasses.replace(
                 weight, bits=chosen.bits, signed=chosen.signed, levels=self.inner_weight_levels or levels
             )
-            if self.inner_weight_block and len(node.inputs[1].shape) == 2:
+            if self._in_blocks(weight) and len(node.inputs[1].shape) == 2:
                 weight = dataclasses.replace(weight, granularity="block", block=self.inner_weight_block)
         if constant and node.op_type == "MatMul" and len(node.inputs[1].shape) != 2 and weight.granularity == "channel":
             weight = dataclasses.replace(weight, granularity="tensor")  # a stack of matrices has no one channel axis

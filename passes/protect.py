@@ -154,8 +154,10 @@ class Protect(Pass):
         spent = sum(note(n).macs or 0 for n in nodes if note(n).fate is not None and note(n).fate.state == "skipped")
         budget, head = self._share() * self._macs(model), []
         for index, harm in order:
-            cost = 0 if how == "w8" else note(nodes[index]).macs or 0
-            if spent + cost <= budget:
+            cost = note(nodes[index]).macs or 0
+            if how == "w8":  # stays on integers
+                head.append((index, harm))
+            elif spent + cost <= budget:
                 spent += cost
                 head.append((index, harm))
 

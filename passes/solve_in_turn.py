@@ -145,33 +145,31 @@ class SolveInTurn(Pass):
         if value not in shared:
             moved = fitted(rows, whole, ridge)
             shared[value] = solve(node, plan, self.solver, whole.shrunk(), layout.from_rows(moved))
-        note(node).solved = shared[value]
-        weight = shared[value].decode()
-        solved = layout.to_rows(weight)
-        if self.biases and not (
-            plan.output and is_op(node, "MatMul")
-        ):  # an Add would stand between the product and its Q
-            note(node).mean_error = whole.shift(solved).reshape(-1)
-        _renew(twin, weight, note(node).mean_error)
+        solved = self._settle(node, twin, shared[value], whole.shift)
         noise = [decibel(max(whole.error(r), 0) / max(whole.power, 1e-30)) for r in (rows, solved)]
         _log.info("%s: ridge %g, SQNR with float weights %.1f dB, with codes %.1f", node.name, ridge, *noise)
         return f"weight solved as {plan.weight.name} by {self.solver}, ridge {ridge:g}, {noise[1]:.1f} dB"
 
     def _unmoved(self, node: ir.Node, twin: ir.Node, rows: np.ndarray, walks: Walks, shared: dict) -> str:
         """`_layer` where least squares move nothing: no targets are summed up."""
-        plan, layout, value = note(node).plan, layout_of(node), node.inputs[1]
+        plan, value = note(node).plan, node.inputs[1]
         inputs = walks.inputs(node, twin, rows.shape[-1])
         if value not in shared:
             shared[value] = solve(node, plan, self.solver, shrunk(inputs.gram, inputs.count))
-        note(node).solved = shared[value]
-        weight = shared[value].decode()
-        solved = layout.to_rows(weight)
-        if self.biases and not (plan.output and is_op(node, "MatMul")):
-            note(node).mean_error = inputs.shift(rows, solved).reshape(-1)
-        _renew(twin, weight, note(node).mean_error)
+        solved = self._settle(node, twin, shared[value], lambda solved: inputs.shift(rows, solved))
         own = decibel(inputs.noise(rows, solved))
         _log.info("%s: SQNR with codes %.1f dB on its own inputs", node.name, own)
         return f"weight solved as {plan.weight.name} by {self.solver}, {own:.1f} dB"
+
+    def _settle(self, node: ir.Node, twin: ir.Node, chosen: QuantizedTensor, shift: Callable) -> np.ndarray:
+        """Note the solution and the mean error that it leaves, hand both to the twin; gives the solved rows."""
+        note(node).solved, weight = chosen, chosen.decode()
+        solved = layout_of(node).to_rows(weight)
+        between = note(node).plan.output and is_op(node, "MatMul")  # an Add would stand between product and its Q
+        if self.biases and not between:
+            note(node).mean_error = shift(solved).reshape(-1)
+        _renew(twin, weight, note(node).mean_error)
+        return solved
 
 
 @dataclasses.dataclass

@@ -49,3 +49,20 @@ def test_without_a_bound_nothing_is_raised_and_no_sample_is_held_back(tmp_path):
     assert step.changes == 0
     assert any("checked on the samples" in warning for warning in conversion.report.warnings)
     assert np.isfinite(conversion.report.comparison.outputs[0].figures.sqnr_db)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({}, "s4.block32"),
+        ({"bits": 8}, "s8.channel"),
+        ({"per_channel": True}, "s4.channel"),
+        ({"per_channel": False}, "s4"),
+    ],
+)
+def test_bits_and_granularity_of_the_user_reach_the_layers(options, kind):
+    model = convert(str(digits.VIT), data=data(10), recipe="vit-w4a8", threads=1, **options).model
+    details = {line.node: line.detail for line in ledger(model) if line.state == "done"}
+    (found,) = {detail.split(" × ")[-1] for name, detail in details.items() if "qkv" in name}
+    assert found == kind
+    assert digits.accuracy(model) > 0.9  # the file runs
