@@ -13,7 +13,8 @@
 #include <optional>
 
 #include "../formats/float16.h"
-#include "../operands.h"
+#include "../quantizer_operands.h"
+#include "../shapes.h"
 #include "float_product.h"
 #include "log_attention.h"
 #include "memory.h"
@@ -65,29 +66,14 @@ class LogAttention {
   static constexpr Port inputs[] = {{type}, {Type::any}, {Type::float32}, {Type::float32}};
   static constexpr Port outputs[] = {{type}};
 
-  static void infer(ShapeInference& shapes) {
-    auto y = shapes.input(0);
-    const auto value = shapes.input(1);
-    if (!y.known || !value.known || y.dims.size() != value.dims.size() || y.dims.size() < 2) return;
-    for (size_t i = 0; i + 2 < y.dims.size(); ++i)
-      if (y.dims[i] == 1) {  // broadcast
-        y.dims[i] = value.dims[i];
-        y.symbols[i] = value.symbols[i];
-      }
-    y.dims.back() = value.dims.back();
-    y.symbols.back() = value.symbols.back();
-    shapes.output(0, y);
-  }
+  static void infer(ShapeInference& shapes) { infer_attention(shapes); }
 
   explicit LogAttention(const NodeInfo& info)
       : who_(std::string(name) + " '" + info.node_name() + "': "),
         numbers_(*number_kernels_table[static_cast<int>(active_tier())]),
         product_(*float_product_table[static_cast<int>(active_tier())]),
         kernels_(*log_attention_kernels_table[static_cast<int>(active_tier())]),
-        codes_per_octave_(info.number("codes_per_octave", 0)) {
-    if (!(codes_per_octave_ > 0) || !std::isfinite(codes_per_octave_))
-      throw Error(who_ + "attribute codes_per_octave=" + std::to_string(codes_per_octave_) +
-                  " is missing or not a positive number; use 1 for base 2, 2 for base √2");
+        codes_per_octave_(codes_per_octave(info, who_)) {
     if (const Tensor table = info.constant(3)) table_ = table_of(table);
   }
 

@@ -6,10 +6,10 @@
 #include "log_quantize.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
-#include "../operands.h"
+#include "../quantizer_operands.h"
+#include "../shapes.h"
 #include "numbers.h"
 #include "operators.h"
 #include "tier.h"
@@ -32,30 +32,19 @@ class LogQuantize {
   static constexpr Port outputs[] = {{values ? type : Type::uint8}};
 
   static void infer(ShapeInference& shapes) {
-    auto y = shapes.input(0);
-    if (!values) y.type = Type::uint8;
-    shapes.output(0, y);
+    if constexpr (values) shapes.output(0, shapes.input(0));
+    else infer_codes(shapes);
   }
 
   explicit LogQuantize(const NodeInfo& info)
       : who_(std::string(name) + " '" + info.node_name() + "': "),
         numbers_(*number_kernels_table[static_cast<int>(active_tier())]),
         kernels_(*log_quantize_kernels_table[static_cast<int>(active_tier())]),
-        per_octave_(info.number("codes_per_octave", 0)) {
-    if (!(per_octave_ > 0) || !std::isfinite(per_octave_))
-      throw Error(who_ + "attribute codes_per_octave=" + std::to_string(per_octave_) +
-                  " is missing or not a positive number; use 1 for base 2, 2 for base √2");
-  }
+        per_octave_(codes_per_octave(info, who_)) {}
 
   void run(Context& context) {
     const Tensor x = context.input(0), scale = context.input(1), table = context.input(2);
-    if (!is_single(scale))
-      throw Error(who_ + "scale has shape " + shape_text(scale.shape) + ", but one number is wanted");
-    if (table.count < 2 || table.count > 256 || table.shape.size() != 1)
-      throw Error(who_ + "table has shape " + shape_text(table.shape) + ", but 2 to 256 entries are wanted");
-    const LogGrid grid{numbers_of(scale, who_, "scale")[0], per_octave_, static_cast<int>(table.count)};
-    if (!(grid.scale > 0) || !std::isfinite(grid.scale))
-      throw Error(who_ + "input scale is " + std::to_string(grid.scale) + ", not a positive number");
+    const LogGrid grid{one_scale(scale, who_), per_octave_, levels_of(table, who_)};
     float entries[256] = {};
     std::copy_n(table.as<float>(), table.count, entries);
     auto* y = static_cast<char*>(context.output(0, x.shape));

@@ -8,19 +8,12 @@
 
 #include <string.h>
 
+#include "sixteen.h"
+
 namespace qonnx::cpu::QONNX_TIER {
 
 namespace {
 
-typedef float Numbers __attribute__((vector_size(64)));
-typedef int32_t Integers __attribute__((vector_size(64)));
-typedef uint8_t Sixteen __attribute__((vector_size(16)));
-
-static inline Numbers all(float x) {
-  Numbers v;
-  for (int i = 0; i < 16; ++i) v[i] = x;
-  return v;
-}
 static inline Integers bits_of(Numbers x) {
   Integers v;
   memcpy(&v, &x, sizeof v);
@@ -46,13 +39,11 @@ static inline Numbers log2_of(Numbers r) {
 }
 
 static inline Integers codes_of(const LogGrid& grid, Numbers x) {
-  constexpr float kMagic = 12582912.0f;  // 1.5 · 2^23: adding it rounds to whole numbers, ties to even
   const float last = static_cast<float>(grid.levels - 1);
   Numbers position = log2_of(x / grid.scale) * -grid.per_octave;
   position = position > 0.0f ? position : all(0.0f);
   position = position < last ? position : all(last);
-  const Numbers code = (position + kMagic) - kMagic;
-  return __builtin_convertvector(x > 0.0f ? code : all(last), Integers);
+  return __builtin_convertvector(x > 0.0f ? rounded(position) : all(last), Integers);
 }
 
 static inline Numbers load(const float* x, size_t n) {  // at most 16, filled up with 0

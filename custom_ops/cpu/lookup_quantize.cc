@@ -5,9 +5,9 @@
 #include "lookup_quantize.h"
 
 #include <algorithm>
-#include <cmath>
 
-#include "../operands.h"
+#include "../quantizer_operands.h"
+#include "../shapes.h"
 #include "numbers.h"
 #include "operators.h"
 #include "tier.h"
@@ -29,11 +29,7 @@ class LookupQuantize {
   static constexpr Port inputs[] = {{type}, {Type::any}, {Type::uint8}, {Type::uint8}};
   static constexpr Port outputs[] = {{Type::uint8}};
 
-  static void infer(ShapeInference& shapes) {
-    auto codes = shapes.input(0);
-    codes.type = Type::uint8;
-    shapes.output(0, codes);
-  }
+  static void infer(ShapeInference& shapes) { infer_codes(shapes); }
 
   explicit LookupQuantize(const NodeInfo& info)
       : who_(std::string(name) + " '" + info.node_name() + "': "),
@@ -42,29 +38,20 @@ class LookupQuantize {
 
   void run(Context& context) {
     const Tensor x = context.input(0), given = context.input(1), zero = context.input(2), table = context.input(3);
-    if (!is_single(given) || !is_single(zero))
-      throw Error(who_ + "scale has shape " + shape_text(given.shape) + " and zero_point " + shape_text(zero.shape) +
-                  ", but one number each is wanted");
-    if (!has_shape(table, {256}))
-      throw Error(who_ + "table has shape " + shape_text(table.shape) + ", but 256 entries are wanted");
-    const float scale = numbers_of(given, who_, "scale")[0];
-    if (!(scale > 0) || !std::isfinite(scale))
-      throw Error(who_ + "input scale is " + std::to_string(scale) + ", not a positive number");
-    const int zero_point = zero.as<uint8_t>()[0];
-    const auto* entries = table.as<uint8_t>();
+    const LookupGrid grid = lookup_grid(given, zero, table, who_);
     auto* codes = static_cast<uint8_t*>(context.output(0, x.shape));
     if (!x.count) return;
     context.parallel((x.count + kPiece - 1) / kPiece, [&](size_t piece) {
       const size_t end = std::min(x.count, (piece + 1) * kPiece);
       if constexpr (type == Type::float32) {
         const size_t i = piece * kPiece;
-        kernels_.encode(x.as<float>() + i, end - i, scale, zero_point, entries, codes + i);
+        kernels_.encode(x.as<float>() + i, end - i, grid.scale, grid.zero_point, grid.table, codes + i);
       } else {
         float wide[kWide];
         for (size_t i = piece * kPiece; i < end; i += kWide) {
           const size_t n = std::min(kWide, end - i);
           (type == Type::float16 ? numbers_.from_float16 : numbers_.from_bfloat16)(x.as<uint16_t>() + i, wide, n);
-          kernels_.encode(wide, n, scale, zero_point, entries, codes + i);
+          kernels_.encode(wide, n, grid.scale, grid.zero_point, grid.table, codes + i);
         }
       }
     });

@@ -8,6 +8,8 @@
 
 #include <string.h>
 
+#include "sixteen.h"
+
 #if defined(__AVX512VBMI__)
 #include <immintrin.h>
 #endif
@@ -18,25 +20,14 @@ namespace {
 
 constexpr size_t kGroup = 64;
 
-typedef float Numbers __attribute__((vector_size(64)));
-typedef int32_t Integers __attribute__((vector_size(64)));
-typedef uint8_t Sixteen __attribute__((vector_size(16)));
-
-static inline Numbers all(float x) {
-  Numbers v;
-  for (int i = 0; i < 16; ++i) v[i] = x;
-  return v;
-}
-
 // Positions of 16 numbers. Clipped before they are rounded: the bounds are whole numbers, so that changes nothing.
 static inline Sixteen positions(const float* x, float scale, float lowest, float highest, int zero_point) {
-  constexpr float kMagic = 12582912.0f;  // 1.5 · 2^23: adding it rounds to whole numbers, ties to even
   Numbers ratio;
   memcpy(&ratio, x, sizeof ratio);
   ratio /= scale;
   ratio = ratio > lowest ? ratio : all(lowest);  // NaN becomes the lowest
   ratio = ratio < highest ? ratio : all(highest);
-  const Integers whole = __builtin_convertvector((ratio + kMagic) - kMagic, Integers) + zero_point;
+  const Integers whole = __builtin_convertvector(rounded(ratio), Integers) + zero_point;
   return __builtin_convertvector(whole, Sixteen);
 }
 

@@ -17,6 +17,7 @@
 #include <optional>
 
 #include "../formats/float16.h"
+#include "../shapes.h"
 #include "codebook_pack.h"
 #include "codebook_tables.h"
 #include "low_rank_branch.h"
@@ -72,14 +73,7 @@ class Product {
   static constexpr auto inputs = ports<Form, type>();
   static constexpr Port outputs[] = {{type}};
 
-  static void infer(ShapeInference& shapes) {
-    auto y = shapes.input(0);
-    const auto codes = shapes.input(1);
-    if (!y.known || !codes.known || codes.dims.size() != 2) return;
-    y.dims.back() = codes.dims[0];
-    y.symbols.back() = codes.symbols[0];
-    shapes.output(0, y);
-  }
+  static void infer(ShapeInference& shapes) { infer_product(shapes, 1); }
 
   explicit Product(const NodeInfo& info)
       : who_(std::string(name) + " '" + info.node_name() + "': "),

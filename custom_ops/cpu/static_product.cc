@@ -18,6 +18,7 @@
 #include <cstring>
 #include <optional>
 
+#include "../shapes.h"
 #include "lowbit_attributes.h"
 #include "numbers.h"
 #include "operators.h"
@@ -98,14 +99,7 @@ class StaticMatMul {
   static constexpr Port outputs[] = {{type}};
 
   static void infer(ShapeInference& shapes) {
-    auto y = shapes.input(kX);
-    const auto codes = shapes.input(kCodes);
-    if (!y.known || !codes.known || codes.dims.size() != 2) return;
-    // One function serves the operator in all its types: the type of Y is that of X, of the bias or of y_zero_point.
-    if (form != Form::float_to_float) y.type = shapes.input(kCodesOut ? kYZero : kBias).type;
-    y.dims.back() = codes.dims[0];
-    y.symbols.back() = codes.symbols[0];
-    shapes.output(0, y);
+    infer_product(shapes, kCodes, form != Form::float_to_float ? (kCodesOut ? kYZero : kBias) : kX);
   }
 
   explicit StaticMatMul(const NodeInfo& info)

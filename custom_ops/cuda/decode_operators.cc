@@ -1,10 +1,10 @@
 // LogAttention, LogQuantize, LogQuantizeDequantize, LookupQuantize and GatherCodebook for ONNX Runtime's CUDA provider;
 // kernels in log_attention.cu, log_quantize.cu, lookup_quantize.cu and gather.cu. Tables of weights lie in the host's memory and go with the launch.
 #include <algorithm>
-#include <cmath>
 #include <limits>
 
-#include "../operands.h"
+#include "../quantizer_operands.h"
+#include "../shapes.h"
 #include "call.h"
 #include "gather.h"
 #include "log_attention.h"
@@ -16,14 +16,6 @@ namespace qonnx::cuda {
 
 namespace {
 
-float codes_per_octave(const NodeInfo& info, const std::string& who) {
-  const float found = info.number("codes_per_octave", 0);
-  if (!(found > 0) || !std::isfinite(found))
-    throw Error(who + "attribute codes_per_octave=" + std::to_string(found) +
-                " is missing or not a positive number; use 1 for base 2, 2 for base √2");
-  return found;
-}
-
 template <Type type, bool values>
 class GpuLogQuantize {
  public:
@@ -33,9 +25,8 @@ class GpuLogQuantize {
   static constexpr Port outputs[] = {{values ? type : Type::uint8}};
 
   static void infer(ShapeInference& shapes) {
-    auto y = shapes.input(0);
-    if (!values) y.type = Type::uint8;
-    shapes.output(0, y);
+    if constexpr (values) shapes.output(0, shapes.input(0));
+    else infer_codes(shapes);
   }
 
   explicit GpuLogQuantize(const NodeInfo& info) : who_(std::string(name) + " '" + info.node_name() + "': ") {
@@ -47,15 +38,9 @@ class GpuLogQuantize {
 
   void run(Context& context) {
     const Tensor x = context.input(0), scale = context.input(1), table = context.input(2);
-    if (scale.count != 1)
-      throw Error(who_ + "scale has shape " + shape_text(scale.shape) + ", but one number is wanted");
-    if (table.count < 2 || table.count > kMostLevels)
-      throw Error(who_ + "table has shape " + shape_text(table.shape) + ", but 2 to 256 entries are wanted");
     LogQuantize job = job_;
-    job.scale = numbers_of(scale, who_, "scale")[0];
-    if (!(job.scale > 0) || !std::isfinite(job.scale))
-      throw Error(who_ + "input scale is " + std::to_string(job.scale) + ", not a positive number");
-    job.levels = static_cast<int>(table.count);
+    job.scale = one_scale(scale, who_);
+    job.levels = levels_of(table, who_);
     std::copy_n(table.as<float>(), table.count, job.table);
     job.x = x.data;
     job.count = static_cast<int64_t>(x.count);
@@ -78,11 +63,7 @@ class GpuLookupQuantize {
                                     {Type::uint8, Arity::required, Memory::host}};
   static constexpr Port outputs[] = {{Type::uint8}};
 
-  static void infer(ShapeInference& shapes) {
-    auto codes = shapes.input(0);
-    codes.type = Type::uint8;
-    shapes.output(0, codes);
-  }
+  static void infer(ShapeInference& shapes) { infer_codes(shapes); }
 
   explicit GpuLookupQuantize(const NodeInfo& info) : who_(std::string(name) + " '" + info.node_name() + "': ") {
     present_device();
@@ -90,17 +71,11 @@ class GpuLookupQuantize {
 
   void run(Context& context) {
     const Tensor x = context.input(0), scale = context.input(1), zero = context.input(2), table = context.input(3);
-    if (scale.count != 1 || zero.count != 1)
-      throw Error(who_ + "scale has shape " + shape_text(scale.shape) + " and zero_point " + shape_text(zero.shape) +
-                  ", but one number each is wanted");
-    if (table.count != 256)
-      throw Error(who_ + "table has shape " + shape_text(table.shape) + ", but 256 entries are wanted");
+    const LookupGrid grid = lookup_grid(scale, zero, table, who_);
     LookupQuantize job{};
-    job.scale = numbers_of(scale, who_, "scale")[0];
-    if (!(job.scale > 0) || !std::isfinite(job.scale))
-      throw Error(who_ + "input scale is " + std::to_string(job.scale) + ", not a positive number");
-    job.zero_point = zero.as<uint8_t>()[0];
-    std::copy_n(table.as<uint8_t>(), table.count, job.table);
+    job.scale = grid.scale;
+    job.zero_point = grid.zero_point;
+    std::copy_n(grid.table, sizeof job.table, job.table);
     job.x = x.data;
     job.element = element_of<type>();
     job.count = static_cast<int64_t>(x.count);
@@ -120,19 +95,7 @@ class GpuLogAttention {
       {type}, {Type::any}, {Type::float32}, {Type::float32, Arity::required, Memory::host}};
   static constexpr Port outputs[] = {{type}};
 
-  static void infer(ShapeInference& shapes) {
-    auto y = shapes.input(0);
-    const auto value = shapes.input(1);
-    if (!y.known || !value.known || y.dims.size() != value.dims.size() || y.dims.size() < 2) return;
-    for (size_t i = 0; i + 2 < y.dims.size(); ++i)
-      if (y.dims[i] == 1) {  // broadcast
-        y.dims[i] = value.dims[i];
-        y.symbols[i] = value.symbols[i];
-      }
-    y.dims.back() = value.dims.back();
-    y.symbols.back() = value.symbols.back();
-    shapes.output(0, y);
-  }
+  static void infer(ShapeInference& shapes) { infer_attention(shapes); }
 
   explicit GpuLogAttention(const NodeInfo& info) : who_(std::string(name) + " '" + info.node_name() + "': ") {
     present_device();

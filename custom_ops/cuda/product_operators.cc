@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 
+#include "../shapes.h"
 #include "call.h"
 #include "operators.h"
 #include "product_weights.h"
@@ -39,14 +40,7 @@ class GpuProduct {
   static constexpr auto inputs = product_ports<Form, type>();
   static constexpr Port outputs[] = {{type}};
 
-  static void infer(ShapeInference& shapes) {
-    auto y = shapes.input(0);
-    const auto codes = shapes.input(1);
-    if (!y.known || !codes.known || codes.dims.size() != 2) return;
-    y.dims.back() = codes.dims[0];
-    y.symbols.back() = codes.symbols[0];
-    shapes.output(0, y);
-  }
+  static void infer(ShapeInference& shapes) { infer_product(shapes, 1); }
 
   explicit GpuProduct(const NodeInfo& info)
       : who_(std::string(name) + " '" + info.node_name() + "': "),

@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 
+#include "../shapes.h"
 #include "call.h"
 #include "operators.h"
 #include "product_weights.h"
@@ -92,13 +93,7 @@ class GpuStatic {
   static constexpr Port outputs[] = {{type}};
 
   static void infer(ShapeInference& shapes) {
-    auto y = shapes.input(kX);
-    const auto codes = shapes.input(kCodes);
-    if (!y.known || !codes.known || codes.dims.size() != 2) return;
-    if (kCodesIn) y.type = shapes.input(kCodesOut ? kYZero : kBias).type;
-    y.dims.back() = codes.dims[0];
-    y.symbols.back() = codes.symbols[0];
-    shapes.output(0, y);
+    infer_product(shapes, kCodes, kCodesIn ? (kCodesOut ? kYZero : kBias) : kX);
   }
 
   explicit GpuStatic(const NodeInfo& info)
