@@ -45,7 +45,7 @@ class Allocate(Pass):
     data: samples to measure harm on, `samples` of them. bits, books: what a layer may get, as far as the target takes
     it. average: bits a weight. size: bytes of the file, in place of `average`. reference: bits at which harm is
     measured. runs: of the model at most to measure layers, which share them where there are more.
-    Raises QonnxError if the smallest choices take more.
+    Where the smallest choices take more than asked: raises QonnxError if the user asks, takes them if a recipe does.
     """
 
     data: Any
@@ -123,12 +123,13 @@ class Allocate(Pass):
             return allocate(found.choices, self.size - found.rest)
         if self._bounded():
             return self._within(model, found)
-        if least > self.average * found.weights / 8:
-            raise QonnxError(
-                f"{self.average:g} bits a weight are below the smallest possible average, "
-                f"{8 * least / found.weights:.2f}; allow more"
-            )
-        return allocate(found.choices, self.average * found.weights / 8)
+        smallest = 8 * least / found.weights
+        if smallest > self.average:
+            below = f"{self.average:g} bits a weight are below the smallest possible average, {smallest:.2f}"
+            if self.settings is not None and self.settings.bits is not None:
+                raise QonnxError(f"{below}; allow more")
+            warn(model, f"{below}, which small layers' scales make up; the smallest formats were taken")
+        return allocate(found.choices, max(self.average * found.weights / 8, least))
 
     def _within(self, model: ir.Model, found: Survey) -> Allocation:
         """The first of the front whose measured harm holds the bounds, by bisection; else the least harmful."""

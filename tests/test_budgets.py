@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from models import digits
 from qonnx import convert
 from qonnx.__main__ import main
 from qonnx.byte_sizes import byte_count
@@ -161,3 +162,15 @@ def test_a_front_wants_data_and_a_recipe_that_shares_out(folder, capsys):
     assert main(["pareto", model, "--data", data, "--recipe", "weight-int4"]) == 2
     assert "does not share out bits" in capsys.readouterr().err
     assert main(["pareto", model, "--data", data, "--points", "1"]) == 2
+
+
+def test_an_average_that_only_the_recipe_asks_for_yields_to_small_layers(tmp_path):
+    """Scales and books of a layer of few weights take more than its codes."""
+    images, _ = digits.samples("calibration", 4)
+    options = {"data": [{digits.INPUT: image[None]} for image in images], "threads": 1}
+    with pytest.raises(QonnxError, match="below the smallest possible average"):
+        convert(str(digits.VIT), recipe=BUDGET_RECIPE, bits=1.5, **options)
+    low = tmp_path / "low.toml"
+    low.write_text(f'extends = "{BUDGET_RECIPE}"\n[options.allocate]\naverage = 1.5\n', encoding="utf-8")
+    conversion = convert(str(digits.VIT), recipe=str(low), **options)
+    assert any("the smallest formats were taken" in warning for warning in conversion.report.warnings)
