@@ -38,6 +38,7 @@ from qonnx.passes.rotate_residual import RotateResidual
 from qonnx.passes.scale_salient import ScaleSalient
 from qonnx.passes.solve_in_turn import SolveInTurn
 from qonnx.passes.solve_weights import SolveWeights
+from qonnx.passes.spell_fused import SpellFused
 from qonnx.passes.spell_quantized import SpellQuantized
 from qonnx.passes.split_conv_transpose import SplitConvTranspose
 from qonnx.passes.tidy import Tidy
@@ -48,6 +49,7 @@ PASSES: dict[str, type[Pass]] = {
     "convert_opset": ConvertOpset,
     "spell_quantized": SpellQuantized,
     "infer_shapes": InferShapes,
+    "spell_fused": SpellFused,
     "fold_constants": FoldConstants,
     "remove_identities": RemoveIdentities,
     "fuse_layer_norm": FuseLayerNorm,
@@ -93,6 +95,7 @@ SPELLING: tuple[str, ...] = (
     "lift_constants",
     "convert_opset",
     "infer_shapes",
+    "spell_fused",
     "fold_constants",
     "remove_identities",
     "fuse_layer_norm",

@@ -67,6 +67,11 @@ def only_use(value: ir.Value) -> bool:
     return len(value.uses()) == 1 and not value.is_graph_output()
 
 
+def operand(node: ir.Node, index: int) -> ir.Value | None:
+    """The node's input `index`; None where it is left out or the node has fewer."""
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
 def floats(node: ir.Node, name: str, default: float) -> float:
     found = node.attributes.get(name)
     return default if found is None else found.as_float()
@@ -162,6 +167,13 @@ def drop_initializer(value: ir.Value) -> None:
         graph = value.graph
         if graph is not None and value.name in graph.initializers:
             del graph.initializers[value.name]
+
+
+def forget_domains(model: ir.Model, domains: set[str]) -> None:
+    """Drop the imports of those among `domains` that no node uses any more."""
+    used = {node.domain for graph in (*model.graphs(), *model.functions.values()) for node in graph}
+    for domain in domains & set(model.graph.opset_imports) - used - set(STANDARD):
+        del model.graph.opset_imports[domain]
 
 
 def set_input(node: ir.Node, index: int, value: ir.Value | None) -> None:

@@ -10,19 +10,29 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
+import itertools
+import multiprocessing
 import os
 import pathlib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from qonnx.codebooks import CodebookFormat, CodebookTensor, solve_codebook
+from qonnx.custom_ops.codebook import CodebookWeight
+from qonnx.errors import QonnxError
 from qonnx.formats import IntFormat, QuantizedTensor, TableFormat
 from qonnx.passes.solve_array import solve_array
 from qonnx.solvers import Layout
+
+_FEWEST = 64  # rows of a part: below, a worker spends its time on what all parts need, the factor of the Gram matrix
+_SCALES = ("scale", "zero_point")
+_PART = ("indices", "codebooks", "scale", "block")  # fields of a CodebookWeight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +72,14 @@ def solved(
     """The solutions in the order of `jobs`.
 
     executor: anything with `submit`, as processes, Dask and Ray offer; None solves here. under_way: jobs submitted and
-    not fetched, at most. folder: where solutions are kept; code books are not.
+    not fetched, at most. folder: where solutions are kept.
     """
     kept = None if folder is None else pathlib.Path(folder)
     if kept is not None:
         kept.mkdir(parents=True, exist_ok=True)
     waiting: collections.deque = collections.deque()
     for job in jobs:
-        file = None if kept is None or isinstance(job.format, CodebookFormat) else kept / f"{job.digest()}.npz"
+        file = None if kept is None else kept / f"{job.digest()}.npz"
         found = None if file is None else _read(file, job)
         if found is None and executor is not None:
             waiting.append((executor.submit(Job.run, job), file))
@@ -81,21 +91,87 @@ def solved(
         yield _fetched(*waiting.popleft())
 
 
+def in_parts(
+    jobs: Iterable[Job], executor: concurrent.futures.Executor | None, workers: int, folder: str | os.PathLike | None
+) -> Iterator[QuantizedTensor | CodebookTensor]:
+    """`solved`, each job's rows shared out among `workers` where its format lets them."""
+    whole: collections.deque[tuple[Job, int]] = collections.deque()
+
+    def parts() -> Iterator[Job]:
+        for job in jobs:
+            some = split(job, workers if executor is not None else 1)
+            whole.append((job, len(some)))
+            yield from some
+
+    found = solved(parts(), executor, under_way=2 * workers + 2, folder=folder)
+    for first in found:
+        job, count = whole.popleft()
+        yield joined([first, *itertools.islice(found, count - 1)], job.layout)
+
+
+def split(job: Job, parts: int) -> list[Job]:
+    """Jobs for the rows of a matrix, `parts` of them at most, in order; [job] if its rows belong together."""
+    rows = job.layout.shape[job.layout.channel_axis]
+    parts = min(parts, rows // _FEWEST)
+    together = isinstance(job.format, CodebookFormat) or job.format.granularity == "tensor"
+    if parts < 2 or together or job.layout.op not in ("MatMul", "Gemm") or len(job.layout.shape) != 2:
+        return [job]
+    some = np.array_split(job.weight, parts, axis=job.layout.channel_axis)
+    return [
+        dataclasses.replace(job, weight=one, layout=dataclasses.replace(job.layout, shape=one.shape)) for one in some
+    ]
+
+
+def joined(parts: list[QuantizedTensor | CodebookTensor], layout: Layout) -> QuantizedTensor | CodebookTensor:
+    """The solution of a whole matrix from those of its `split` jobs."""
+    if len(parts) == 1:
+        return parts[0]
+    axis = layout.channel_axis if parts[0].format.granularity == "block" else 0
+    codes = np.concatenate([part.codes for part in parts], layout.channel_axis)
+    scale, zero_point = (np.concatenate([getattr(part, name) for part in parts], axis) for name in _SCALES)
+    return QuantizedTensor(parts[0].format, codes, scale, zero_point, parts[0].axis)
+
+
+def executor_for(workers: int, given: Any) -> contextlib.AbstractContextManager:
+    """The user's executor, left open; processes of our own, which end with the context; or none."""
+    if workers < 1:
+        raise QonnxError(f"{workers} workers solve nothing; give 1 or more in option 'workers'")
+    if given is not None:
+        return contextlib.nullcontext(given)
+    if workers == 1:
+        return contextlib.nullcontext()
+    spawn = multiprocessing.get_context("spawn")  # a fork would copy the threads of ONNX Runtime half alive
+    return concurrent.futures.ProcessPoolExecutor(workers, mp_context=spawn)
+
+
 def _fetched(result, file: pathlib.Path | None) -> QuantizedTensor | CodebookTensor:
     """The solution itself, written to `file` if there is one."""
     tensor = result.result() if hasattr(result, "result") else result
     if file is not None:
         unfinished = file.with_suffix(f".{os.getpid()}.part")
         with unfinished.open("wb") as handle:  # a file cut short must never carry the name
-            arrays = {name: getattr(tensor, name) for name in ("scale", "zero_point", "axis")}
-            np.savez(handle, codes=tensor.codes.astype(np.int32), **arrays)
+            np.savez(handle, **_arrays(tensor))
         unfinished.replace(file)
     return tensor
 
 
-def _read(file: pathlib.Path, job: Job) -> QuantizedTensor | None:
+def _arrays(tensor: QuantizedTensor | CodebookTensor) -> dict[str, np.ndarray]:
+    """All of a solution that its job does not say."""
+    if isinstance(tensor, QuantizedTensor):
+        arrays = {name: getattr(tensor, name) for name in (*_SCALES, "axis")}
+        return {"codes": tensor.codes.astype(np.int32), **arrays}
+    arrays = {f"{name}{i}": getattr(part, name) for i, part in enumerate(tensor.parts) for name in _PART}
+    return arrays if tensor.order is None else {**arrays, "order": tensor.order}
+
+
+def _read(file: pathlib.Path, job: Job) -> QuantizedTensor | CodebookTensor | None:
     if not file.exists():
         return None
     with np.load(file) as arrays:
+        if isinstance(job.format, CodebookFormat):
+            count = sum(name.startswith(_PART[0]) for name in arrays)
+            parts = [[arrays[f"{name}{i}"] for name in _PART] for i in range(count)]
+            books = tuple(CodebookWeight(*three, int(block)) for *three, block in parts)
+            return CodebookTensor(job.format, books, job.layout, arrays["order"] if "order" in arrays else None)
         codes = arrays["codes"].astype(job.format.numpy_dtype)
-        return QuantizedTensor(job.format, codes, arrays["scale"], arrays["zero_point"], int(arrays["axis"]))
+        return QuantizedTensor(job.format, codes, *(arrays[name] for name in _SCALES), int(arrays["axis"]))

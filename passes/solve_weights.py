@@ -46,8 +46,7 @@ class SolveWeights(Pass):
     tolerance = 0.0
 
     def __post_init__(self):
-        if self.workers < 1:
-            raise QonnxError(f"{self.workers} workers solve nothing; give 1 or more in option 'workers'")
+        executor_for(self.workers, None)
 
     def changes(self, model: ir.Model) -> Iterator[Change]:
         jobs: dict[tuple, Job] = {}
@@ -68,15 +67,6 @@ class SolveWeights(Pass):
                     note(node).solved = tensor
                     how = f"weight solved as {tensor.format.name} by {self.solver}"
                     yield Change(node.name or node.outputs[0].name, how)
-
-    def _executor(self) -> contextlib.AbstractContextManager:
-        """The user's executor, left open; processes of our own, which end with the pass; or none."""
-        if self.executor is not None:
-            return contextlib.nullcontext(self.executor)
-        if self.workers == 1:
-            return contextlib.nullcontext()
-        spawn = multiprocessing.get_context("spawn")  # a fork would copy the threads of ONNX Runtime half alive
-        return concurrent.futures.ProcessPoolExecutor(self.workers, mp_context=spawn)
 
 
 def layout_of(node: ir.Node) -> Layout:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from qonnx.passes.rewire import array, integer
+from qonnx.passes.rewire import array, integer, operand
 from qonnx.passes.standing_in import StandingIn
 
 _TYPES = {2: ir.DataType.UINT2, 4: ir.DataType.UINT4, 8: ir.DataType.UINT8}
@@ -30,7 +30,7 @@ def unpack_bits(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
 
 def matmul_nbits(node: ir.Node) -> str:
     """Why the node cannot be spelled, else ""."""
-    packed, scales, zeros, group, bias = (_input(node, i) for i in (1, 2, 3, 4, 5))
+    packed, scales, zeros, group, bias = (operand(node, i) for i in (1, 2, 3, 4, 5))
     bits, block = integer(node, "bits", 4), integer(node, "block_size", 32)
     inputs, outputs = integer(node, "K", 0), integer(node, "N", 0)
     if group is not None:
@@ -71,7 +71,7 @@ def matmul_nbits(node: ir.Node) -> str:
 
 def gather_block_quantized(node: ir.Node) -> str:
     """Why the node cannot be spelled, else ""."""
-    data, indices, scales, zeros = (_input(node, i) for i in range(4))
+    data, indices, scales, zeros = (operand(node, i) for i in range(4))
     if array(data) is None or array(scales) is None:
         return "its table is no constant"
     codes, kind = array(data), data.const_value.dtype if data.const_value is not None else data.dtype
@@ -96,10 +96,6 @@ def gather_block_quantized(node: ir.Node) -> str:
     table.type, table.shape = ir.TensorType(scales.dtype), ir.Shape(codes.shape)
     write.finish(write.add("Gather", [table, indices], "rows", {"axis": integer(node, "gather_axis", 0)}))
     return ""
-
-
-def _input(node: ir.Node, index: int) -> ir.Value | None:
-    return node.inputs[index] if index < len(node.inputs) else None
 
 
 SPELLINGS: dict[tuple[str, str], Callable[[ir.Node], str]] = {

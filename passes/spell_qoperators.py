@@ -11,17 +11,13 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from qonnx.passes.rewire import array, floats, integer, integers
+from qonnx.passes.rewire import array, floats, integer, integers, operand
 from qonnx.passes.standing_in import StandingIn
-
-
-def _at(node: ir.Node, index: int) -> ir.Value | None:
-    return node.inputs[index] if index < len(node.inputs) else None
 
 
 def _decoded(write: StandingIn, start: int, suffix: str, axis: int = 0) -> ir.Value:
     """DequantizeLinear of the codes, scale and zero point at input `start` and behind."""
-    operands = [_at(write.node, start + i) for i in range(3)]
+    operands = [operand(write.node, start + i) for i in range(3)]
     several = operands[1].shape is not None and len(operands[1].shape) == 1 and operands[1].shape[0] != 1
     dtype = operands[1].dtype or ir.DataType.FLOAT
     return write.add(
@@ -31,14 +27,14 @@ def _decoded(write: StandingIn, start: int, suffix: str, axis: int = 0) -> ir.Va
 
 def _encoded(write: StandingIn, value: ir.Value, scale: int) -> None:
     """QuantizeLinear with the scale and zero point at input `scale` and behind takes the node's place."""
-    parameters = [_at(write.node, scale + i) for i in range(2)]
+    parameters = [operand(write.node, scale + i) for i in range(2)]
     write.finish(write.add("QuantizeLinear", [value, *parameters], "quantized", dtype=write.node.outputs[0].dtype))
 
 
 def _flatten_ones(node: ir.Node, indices: tuple[int, ...]) -> None:
     """Scales and zero points of shape [1] as scalars, before anything reads their shape."""
     for index in indices:
-        value = _at(node, index)
+        value = operand(node, index)
         if value is not None and array(value) is not None and array(value).shape == (1,):
             write = StandingIn(node)
             node.replace_input_with(index, write.constant(f"scalar{index}", array(value).reshape(())))
@@ -47,14 +43,14 @@ def _flatten_ones(node: ir.Node, indices: tuple[int, ...]) -> None:
 
 
 def qlinear_conv(node: ir.Node) -> str:
-    if array(_at(node, 1)) is None or array(_at(node, 4)) is None:
+    if array(operand(node, 1)) is None or array(operand(node, 4)) is None:
         return "its scales are no constants"
     if integer(node, "channels_last", 0):
         return "its channels come last"
     _flatten_ones(node, (1, 2, 4, 5, 6, 7))
     write = StandingIn(node)
     operands = [_decoded(write, 0, "x"), _decoded(write, 3, "w")]
-    bias = _at(node, 8)
+    bias = operand(node, 8)
     if bias is not None:
         operands.append(_bias(write, bias, array(node.inputs[1]), array(node.inputs[4])))
     attributes = {k: a for k, a in node.attributes.items() if k != "channels_last"}
@@ -81,7 +77,7 @@ def qlinear_matmul(node: ir.Node) -> str:
 
 
 def qgemm(node: ir.Node) -> str:
-    if array(_at(node, 1)) is None or array(_at(node, 4)) is None:
+    if array(operand(node, 1)) is None or array(operand(node, 4)) is None:
         return "its scales are no constants"
     _flatten_ones(node, (1, 2, 4, 5, 7, 8))
     write = StandingIn(node)
@@ -89,10 +85,10 @@ def qgemm(node: ir.Node) -> str:
     operands = [_decoded(write, 0, "a"), _decoded(write, 3, "b", 0 if turned else 1)]
     alpha = floats(node, "alpha", 1.0)
     attributes = {"alpha": alpha, "transA": integer(node, "transA", 0), "transB": turned}
-    if _at(node, 6) is not None:
+    if operand(node, 6) is not None:
         operands.append(_bias(write, node.inputs[6], alpha * array(node.inputs[1]), array(node.inputs[4])))
     product = write.add("Gemm", operands, "product", attributes, dtype=ir.DataType.FLOAT)
-    if _at(node, 7) is None:
+    if operand(node, 7) is None:
         write.finish(product)
     else:
         _encoded(write, product, 7)
@@ -161,26 +157,26 @@ def qlinear_where(node: ir.Node) -> str:
 
 def matmul_integer_to_float(node: ir.Node) -> str:
     """Inputs A, B, their scales, their zero points, bias: no order that `_decoded` could read."""
-    if _at(node, 2) is None or _at(node, 3) is None:
+    if operand(node, 2) is None or operand(node, 3) is None:
         return "its scales are missing"
     write = StandingIn(node)
     sides = []
     for suffix, index, axis in (("a", 0, None), ("b", 1, 1)):
-        scale, zero = _at(node, 2 + index), _at(node, 4 + index)
+        scale, zero = operand(node, 2 + index), operand(node, 4 + index)
         several = axis is not None and array(scale) is not None and array(scale).size > 1
         if array(scale) is not None and not several:
             scale = write.constant(f"{suffix}_scale", array(scale).reshape(()))
             zero = None if zero is None else write.constant(f"{suffix}_zero", array(zero).reshape(()))
         attributes = {"axis": axis} if several else {}
-        sides.append(write.add("DequantizeLinear", [_at(node, index), scale, zero], suffix, attributes))
+        sides.append(write.add("DequantizeLinear", [operand(node, index), scale, zero], suffix, attributes))
     product = write.add("MatMul", sides, "product")
-    write.finish(product if _at(node, 6) is None else write.add("Add", [product, node.inputs[6]], "biased"))
+    write.finish(product if operand(node, 6) is None else write.add("Add", [product, node.inputs[6]], "biased"))
     return ""
 
 
 def dynamic_quantize_matmul(node: ir.Node) -> str:
     """The activation keeps the grid of the moment: DynamicQuantizeLinear, then as above."""
-    scale = array(_at(node, 2))
+    scale = array(operand(node, 2))
     if scale is None:
         return "its scale is no constant"
     write = StandingIn(node)
@@ -191,13 +187,13 @@ def dynamic_quantize_matmul(node: ir.Node) -> str:
         output.name = f"{codes.name}_{suffix}"
     left = write.add("DequantizeLinear", list(dynamic.outputs), "a", dtype=ir.DataType.FLOAT)
     several = scale.size > 1
-    operands = [node.inputs[1], node.inputs[2], _at(node, 3)]
+    operands = [node.inputs[1], node.inputs[2], operand(node, 3)]
     if not several:
         operands[1] = write.constant("b_scale", scale.reshape(()))
         operands[2] = None if operands[2] is None else write.constant("b_zero", array(operands[2]).reshape(()))
     right = write.add("DequantizeLinear", operands, "b", {"axis": 1} if several else {}, dtype=ir.DataType.FLOAT)
     product = write.add("MatMul", [left, right], "product")
-    write.finish(product if _at(node, 4) is None else write.add("Add", [product, node.inputs[4]], "biased"))
+    write.finish(product if operand(node, 4) is None else write.add("Add", [product, node.inputs[4]], "biased"))
     return ""
 
 

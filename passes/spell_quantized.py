@@ -20,7 +20,7 @@ from qonnx.passes import (
     spell_renamed_quantizers,
 )
 from qonnx.passes.base import Change, Pass
-from qonnx.passes.rewire import bodies
+from qonnx.passes.rewire import bodies, forget_domains
 
 SPELLINGS = {
     **spell_contrib.SPELLINGS,
@@ -55,12 +55,4 @@ class SpellQuantized(Pass):
                     spelled += 1
                     yield Change(name, f"{node.op_type} spelled with DequantizeLinear")
         if spelled:
-            _forget_domains(model)
-
-
-def _forget_domains(model: ir.Model) -> None:
-    """Imports of domains that no node uses any more."""
-    used = {node.domain for graph in (*model.graphs(), *model.functions.values()) for node in graph}
-    foreign = {domain for domain, _ in SPELLINGS} - {""}
-    for domain in foreign & set(model.graph.opset_imports) - used:
-        del model.graph.opset_imports[domain]
+            forget_domains(model, {domain for domain, _ in SPELLINGS})
