@@ -33,9 +33,9 @@ def test_every_product_of_the_vit_is_on_codes_and_features_hold(recipe, sqnr, io
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("recipe", "lost"), [("vit-w8a8", 4), ("vit-w6a6", 8), ("vit-w4a8", 6)])
+@pytest.mark.parametrize(("recipe", "lost"), [("vit-w8a8", 1), ("vit-w6a6", 1), ("vit-w4a8", 2), ("vit-w4a4", 3)])
 def test_digits_are_still_read(recipe, lost, tmp_path):
-    """Of 360 digits; the float model reads 348, three of them are one standard error."""
+    """Of 360 digits, of which the float model reads 359: 0.3 points are one digit, one point is three."""
     images, _ = digits.samples("calibration", 128)
     data = [{digits.INPUT: image[None]} for image in images]
     save(convert(str(digits.VIT), data=data, recipe=recipe, threads=1).model, tmp_path / "digits.onnx")
