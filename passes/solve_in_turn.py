@@ -14,11 +14,14 @@ constant weight, from the samples' rows:
 Since each layer sees what those before it have left, no error is corrected twice, as it would be if all layers were
 measured at once. Layers that no sample reaches (in bodies of control flow, tables) are solved without data. Sources:
 GPTQ's sequential order, AdaQuant's sequential bias tuning (Hubara et al. 2021), asymmetric calibration (GPTAQ, 2025).
+
+Layers that wait for nothing but what is solved already are solved together; with workers, so are the rows of each.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterator
@@ -47,7 +50,8 @@ from qonnx.passes.rewire import (
     only_use,
     set_input,
 )
-from qonnx.passes.solve_weights import layout_of, solve
+from qonnx.passes.solve_jobs import Job, check_workers, executor_for, in_parts
+from qonnx.passes.solve_weights import job_of, layout_of, solve
 from qonnx.patches import patches
 from qonnx.plan import Plan
 from qonnx.probes import reads
@@ -66,6 +70,7 @@ class SolveInTurn(Pass):
     diagonal; None chooses it on held-out samples, infinity leaves weights as they are. residual: targets take over the
     error of the residual stream. biases: whether mean errors go into them. attention: weigh the rows of value
     projections by the attention that their tokens receive, where weights do not move. samples: of the data at most.
+    workers, executor, folder: as in `solve_weights`.
     """
 
     data: Any
@@ -76,11 +81,17 @@ class SolveInTurn(Pass):
     biases: bool = True
     attention: bool = False
     samples: int = 64
+    workers: int = 1
+    executor: Any = None
+    folder: str | None = None
     progress: Callable[[int], None] | None = None
 
     needs = ("assign | assign_weights | assign_codebooks",)
     tolerance = 0.0
     counts_layers: ClassVar[bool] = True  # what `progress` is called with
+
+    def __post_init__(self):
+        check_workers(self.workers)
 
     def changes(self, model: ir.Model) -> Iterator[Change]:
         waiting = [] if self.data is None else [node for node in model.graph if _walkable(node)]
@@ -104,19 +115,33 @@ class SolveInTurn(Pass):
         true = Walk(model, samples, **session) if needed else None
         walks = Walks(true, Walk(twin_model, samples, **session))
         shared: dict[ir.Value, QuantizedTensor] = {}  # weights that several layers read are solved for the first
-        while waiting:
-            free = _free_nodes(model, waiting)
-            stage = [node for node in waiting if node in free]
-            streams = {node: self._stream(node, twins[node], free) for node in stage}
-            walks.over = {n: p.name for n in stage if self.attention and (p := attention_over(n)) is not None}
-            if walks.true is not None:
-                names = [n.inputs[0].name for n in stage] + list(walks.over.values())
-                walks.true.reach(names, [s[0].name for s in streams.values() if s])
-            walks.twin.reach([twins[n].inputs[0].name for n in stage], [s[1].name for s in streams.values() if s])
-            walks.summed.clear()
-            for node in stage:
-                yield node, self._layer(node, twins[node], streams[node], walks, shared)
-            waiting = [node for node in waiting if node not in free]
+        with executor_for(self.workers, self.executor) as executor:
+            while waiting:
+                free = _free_nodes(model, waiting)
+                stage = [node for node in waiting if node in free]
+                streams = {node: self._stream(node, twins[node], free) for node in stage}
+                walks.over = {n: p.name for n in stage if self.attention and (p := attention_over(n)) is not None}
+                if walks.true is not None:
+                    names = [n.inputs[0].name for n in stage] + list(walks.over.values())
+                    walks.true.reach(names, [s[0].name for s in streams.values() if s])
+                walks.twin.reach([twins[n].inputs[0].name for n in stage], [s[1].name for s in streams.values() if s])
+                walks.summed.clear()
+                tasks = {node: self._task(node, twins[node], streams[node], walks) for node in stage}
+                yield from self._stage(tasks, twins, shared, executor)
+                waiting = [node for node in waiting if node not in free]
+
+    def _stage(self, tasks: dict, twins: dict, shared: dict, executor) -> Iterator[tuple[ir.Node, str]]:
+        """Solve layers that know nothing of each other, in order."""
+        first: dict[ir.Value, ir.Node] = {}
+        for node in tasks:
+            if node.inputs[1] not in shared:
+                first.setdefault(node.inputs[1], node)
+        jobs = (tasks[node].job() for node in first.values())
+        found = in_parts(jobs, executor, self.workers, self.folder)
+        for node, task in tasks.items():
+            if first.get(node.inputs[1]) is node:
+                shared[node.inputs[1]] = next(found)
+            yield node, task.settle(shared[node.inputs[1]])
 
     def _stream(self, node: ir.Node, twin: ir.Node, free: set[ir.Node]) -> tuple[ir.Value, ir.Value] | None:
         """What the layer's output is added to, in both models; None if nothing is, or it is not known yet."""
@@ -132,34 +157,49 @@ class SolveInTurn(Pass):
         """Whether weights are rounded as they are."""
         return self.ridge is not None and not np.isfinite(self.ridge)
 
-    def _layer(self, node: ir.Node, twin: ir.Node, stream: tuple | None, walks: Walks, shared: dict) -> str:
-        """Solve one layer, hand the result to the twin, and say what was done."""
-        plan, layout, value = note(node).plan, layout_of(node), node.inputs[1]
-        rows = layout.to_rows(np.asarray(array(value), np.float32))
+    def _task(self, node: ir.Node, twin: ir.Node, stream: tuple | None, walks: Walks) -> Task:
+        """How to solve one layer and hand the result to the twin."""
+        plan, layout = note(node).plan, layout_of(node)
+        rows = layout.to_rows(np.asarray(array(node.inputs[1]), np.float32))
         if self._unmoving:
-            return self._unmoved(node, twin, rows, walks, shared)
-        fit, held_out = _regressions(node, twin, rows, stream, walks)
-        whole, ridge = fit + held_out, self.ridge
-        if ridge is None:
-            ridge = choose_ridge(rows, fit, held_out) if fit.count and held_out.count else 1.0
-        if value not in shared:
-            moved = fitted(rows, whole, ridge)
-            shared[value] = solve(node, plan, self.solver, whole.shrunk(), layout.from_rows(moved))
-        solved = self._settle(node, twin, shared[value], whole.shift)
-        noise = [decibel(max(whole.error(r), 0) / max(whole.power, 1e-30)) for r in (rows, solved)]
-        _log.info("%s: ridge %g, SQNR with float weights %.1f dB, with codes %.1f", node.name, ridge, *noise)
-        return f"weight solved as {plan.weight.name} by {self.solver}, ridge {ridge:g}, {noise[1]:.1f} dB"
+            return self._unmoved(node, twin, rows, walks)
 
-    def _unmoved(self, node: ir.Node, twin: ir.Node, rows: np.ndarray, walks: Walks, shared: dict) -> str:
-        """`_layer` where least squares move nothing: no targets are summed up."""
-        plan, value = note(node).plan, node.inputs[1]
-        inputs = walks.inputs(node, twin, rows.shape[-1])
-        if value not in shared:
-            shared[value] = solve(node, plan, self.solver, shrunk(inputs.gram, inputs.count))
-        solved = self._settle(node, twin, shared[value], lambda solved: inputs.shift(rows, solved))
-        own = decibel(inputs.noise(rows, solved))
-        _log.info("%s: SQNR with codes %.1f dB on its own inputs", node.name, own)
-        return f"weight solved as {plan.weight.name} by {self.solver}, {own:.1f} dB"
+        @functools.cache
+        def sums() -> tuple[Regression, float]:
+            fit, held_out = _regressions(node, twin, rows, stream, walks)
+            ridge = self.ridge
+            if ridge is None:
+                ridge = choose_ridge(rows, fit, held_out) if fit.count and held_out.count else 1.0
+            return fit + held_out, ridge
+
+        def job() -> Job:
+            whole, ridge = sums()
+            return job_of(node, plan, self.solver, whole.shrunk(), layout.from_rows(fitted(rows, whole, ridge)))
+
+        def settle(chosen: QuantizedTensor) -> str:
+            whole, ridge = sums()
+            solved = self._settle(node, twin, chosen, whole.shift)
+            noise = [decibel(max(whole.error(r), 0) / max(whole.power, 1e-30)) for r in (rows, solved)]
+            _log.info("%s: ridge %g, SQNR with float weights %.1f dB, with codes %.1f", node.name, ridge, *noise)
+            return f"weight solved as {plan.weight.name} by {self.solver}, ridge {ridge:g}, {noise[1]:.1f} dB"
+
+        return Task(job, settle)
+
+    def _unmoved(self, node: ir.Node, twin: ir.Node, rows: np.ndarray, walks: Walks) -> Task:
+        """`_task` where least squares move nothing: no targets are summed up."""
+        plan = note(node).plan
+        inputs = functools.partial(walks.inputs, node, twin, rows.shape[-1])
+
+        def job() -> Job:
+            return job_of(node, plan, self.solver, shrunk(inputs().gram, inputs().count))
+
+        def settle(chosen: QuantizedTensor) -> str:
+            solved = self._settle(node, twin, chosen, lambda solved: inputs().shift(rows, solved))
+            own = decibel(inputs().noise(rows, solved))
+            _log.info("%s: SQNR with codes %.1f dB on its own inputs", node.name, own)
+            return f"weight solved as {plan.weight.name} by {self.solver}, {own:.1f} dB"
+
+        return Task(job, settle)
 
     def _settle(self, node: ir.Node, twin: ir.Node, chosen: QuantizedTensor, shift: Callable) -> np.ndarray:
         """Note the solution and the mean error that it leaves, hand both to the twin; gives the solved rows."""
@@ -170,6 +210,14 @@ class SolveInTurn(Pass):
             note(node).mean_error = shift(solved).reshape(-1)
         _renew(twin, weight, note(node).mean_error)
         return solved
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A layer about to be solved. job: sums its samples up. settle: notes a solution and says how good it is."""
+
+    job: Callable[[], Job]
+    settle: Callable[[QuantizedTensor], str]
 
 
 @dataclasses.dataclass

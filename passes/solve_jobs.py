@@ -132,10 +132,14 @@ def joined(parts: list[QuantizedTensor | CodebookTensor], layout: Layout) -> Qua
     return QuantizedTensor(parts[0].format, codes, scale, zero_point, parts[0].axis)
 
 
-def executor_for(workers: int, given: Any) -> contextlib.AbstractContextManager:
-    """The user's executor, left open; processes of our own, which end with the context; or none."""
+def check_workers(workers: int) -> None:
+    """Raise QonnxError for a number of workers below 1."""
     if workers < 1:
         raise QonnxError(f"{workers} workers solve nothing; give 1 or more in option 'workers'")
+
+
+def executor_for(workers: int, given: Any) -> contextlib.AbstractContextManager:
+    """The user's executor, left open; processes of our own, which end with the context; or none."""
     if given is not None:
         return contextlib.nullcontext(given)
     if workers == 1:
@@ -172,6 +176,6 @@ def _read(file: pathlib.Path, job: Job) -> QuantizedTensor | CodebookTensor | No
             count = sum(name.startswith(_PART[0]) for name in arrays)
             parts = [[arrays[f"{name}{i}"] for name in _PART] for i in range(count)]
             books = tuple(CodebookWeight(*three, int(block)) for *three, block in parts)
-            return CodebookTensor(job.format, books, job.layout, arrays["order"] if "order" in arrays else None)
+            return CodebookTensor(job.format, books, job.layout, arrays.get("order"))
         codes = arrays["codes"].astype(job.format.numpy_dtype)
         return QuantizedTensor(job.format, codes, *(arrays[name] for name in _SCALES), int(arrays["axis"]))

@@ -7,10 +7,7 @@ each other, so that processes or a cluster can share them out (passes/solve_jobs
 
 from __future__ import annotations
 
-import concurrent.futures
-import contextlib
 import dataclasses
-import multiprocessing
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,12 +15,11 @@ import numpy as np
 import onnx_ir as ir
 
 from qonnx.codebooks import CodebookTensor
-from qonnx.errors import QonnxError
 from qonnx.formats import QuantizedTensor
 from qonnx.notes import note
 from qonnx.passes.base import Change, Pass
 from qonnx.passes.rewire import array, bodies, integer
-from qonnx.passes.solve_jobs import Job, solved
+from qonnx.passes.solve_jobs import Job, check_workers, executor_for, solved
 from qonnx.plan import Plan
 from qonnx.solvers import Layout
 
@@ -46,7 +42,7 @@ class SolveWeights(Pass):
     tolerance = 0.0
 
     def __post_init__(self):
-        executor_for(self.workers, None)
+        check_workers(self.workers)
 
     def changes(self, model: ir.Model) -> Iterator[Change]:
         jobs: dict[tuple, Job] = {}
@@ -60,7 +56,7 @@ class SolveWeights(Pass):
             key = (id(node.inputs[plan.weight_index]), layout_of(node), plan.weight, id(gram))
             jobs.setdefault(key, job_of(node, plan, self.solver, gram))
             readers.setdefault(key, []).append(node)
-        with self._executor() as executor:
+        with executor_for(self.workers, self.executor) as executor:
             found = solved(jobs.values(), executor, under_way=2 * self.workers + 2, folder=self.folder)
             for key, tensor in zip(jobs, found, strict=True):
                 for node in readers[key]:

@@ -51,6 +51,8 @@ class Settings:
         max_float: largest share of multiply-adds that may stay in float to hold the bound, 0…1.
         custom_op_library: libraries of other people's operators, for every session that is opened.
         threads: of every session; None: ONNX Runtime decides.
+        workers: processes that solve weights.
+        solutions: folder where solved weights are kept, so that a conversion that was stopped goes on where it was.
         report: HTML file to write. json: JSON file to write.
         quiet: no table and no progress.
     """
@@ -85,6 +87,8 @@ class Settings:
     max_float: float | None = None
     custom_op_library: tuple[str, ...] = ()
     threads: int | None = None
+    workers: int | None = None
+    solutions: pathlib.Path | None = None
     report: pathlib.Path | None = None
     json: pathlib.Path | None = None
     quiet: bool = False
@@ -176,4 +180,5 @@ _BOUNDS = {
     "max_drop": (0, 1e9),
     "max_float": (0, 1),
     "threads": (1, 1024),
+    "workers": (1, 1024),
 }

@@ -1,5 +1,6 @@
 """Solving layers in turn: less error than one by one, no mean error left, streams corrected."""
 
+import concurrent.futures
 import dataclasses
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from models.tiny import build
 from qonnx import runtime
 from qonnx.notes import note
+from qonnx.passes import solve_jobs
 from qonnx.passes.assign_weights import AssignWeights
 from qonnx.passes.place_qdq import PlaceQDQ
 from qonnx.passes.solve_in_turn import SolveInTurn
@@ -209,3 +211,19 @@ def test_values_of_tokens_that_all_attend_to_are_kept():
         Tidy()(model)
         lost.append(float(np.square(outputs(model, new) - want).sum()))
     assert lost[1] < 0.85 * lost[0]
+
+
+def test_workers_and_kept_solutions_give_what_one_process_gives(tmp_path, monkeypatch):
+    ran, run, found = [], solve_jobs.Job.run, []
+    monkeypatch.setattr(solve_jobs.Job, "run", lambda job: (ran.append(job), run(job))[1])
+    with concurrent.futures.ThreadPoolExecutor(2) as executor:
+        for more in ({}, {"workers": 2, "executor": executor}, {"folder": str(tmp_path)}, {"folder": str(tmp_path)}):
+            model, before = build(HEAD + BLOCKS), len(ran)
+            data = samples(model, 1)
+            AssignWeights(TARGETS["ort-cpu"], bits=4)(model)
+            SolveInTurn(data, solver="gptq", ridge=float("inf"), **more)(model)
+            weights = [note(node).solved.decode() for node in model.graph if note(node).solved is not None]
+            found.append((len(ran) - before, weights))
+    assert [count for count, _ in found] == [4, 4, 4, 0]  # no layer has rows enough for two workers
+    for _, weights in found[1:]:
+        assert all(np.array_equal(one, other) for one, other in zip(weights, found[0][1], strict=True))

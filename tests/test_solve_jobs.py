@@ -8,6 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from models.tiny import build
+from qonnx.codebooks import CODEBOOKS
 from qonnx.errors import QonnxError
 from qonnx.formats import FORMATS, TABLES
 from qonnx.notes import note
@@ -112,3 +113,57 @@ def test_worker_processes_solve_a_model():
 def test_no_workers_are_refused():
     with pytest.raises(QonnxError, match="0 workers"):
         SolveWeights(workers=0)
+
+
+def test_rows_of_a_matrix_are_shared_out_and_put_together_again():
+    generator = np.random.default_rng(3)
+    x = generator.normal(size=(300, 96))
+    gram = (x.T @ x)[None].astype(np.float32)
+    for op, transposed, shape in (("MatMul", False, (96, 200)), ("Gemm", True, (200, 96))):
+        for format in (
+            dataclasses.replace(FORMATS["u4"], granularity="block", block=32),
+            dataclasses.replace(FORMATS["s8"], granularity="channel"),
+            TABLES["nf4"],
+        ):
+            weight = generator.normal(size=shape).astype(np.float32)
+            job = Job(weight, Layout(op, shape, transposed=transposed), format, ir.DataType.FLOAT, "nearest", gram)
+            parts = solve_jobs.split(job, 3)
+            assert [part.layout.shape for part in parts] == [part.weight.shape for part in parts] and len(parts) == 3
+            assert same(solve_jobs.joined([part.run() for part in parts], job.layout), job.run())
+            careful = dataclasses.replace(job, solver="gptq")
+            errors = []
+            for solution in (careful.run(), *solve_jobs.in_parts([careful], Here(), 3, None)):
+                apart = careful.layout.to_rows(weight - solution.decode())[0]
+                errors.append(np.einsum("rk,kl,rl->", apart, gram[0], apart))
+            assert errors[1] == pytest.approx(errors[0], rel=0.01)
+
+
+class Here:
+    """An executor that runs at once."""
+
+    def submit(self, function, job):
+        future = concurrent.futures.Future()
+        future.set_result(function(job))
+        return future
+
+
+def test_rows_that_belong_together_stay_together():
+    job = jobs()[0]
+    assert solve_jobs.split(job, 8) == [job]  # 24 rows
+    wide = Job(np.zeros((64, 512), np.float32), Layout("MatMul", (64, 512)), FORMATS["u4"], ir.DataType.FLOAT, "gptq")
+    assert solve_jobs.split(wide, 8) == [wide]  # one scale for all
+    books = dataclasses.replace(wide, format=CODEBOOKS["1x8v4"])
+    assert solve_jobs.split(books, 8) == [books]
+    channels = dataclasses.replace(wide, format=dataclasses.replace(FORMATS["u4"], granularity="channel"))
+    assert len(solve_jobs.split(channels, 8)) == 8 and len(solve_jobs.split(channels, 99)) == 8
+
+
+@pytest.mark.parametrize("name", ["1x8v4", "vptq-2x8v8"])
+def test_code_books_are_kept_too(name, tmp_path, monkeypatch):
+    weight = np.random.default_rng(5).normal(size=(64, 64)).astype(np.float32)
+    job = Job(weight, Layout("MatMul", weight.shape), CODEBOOKS[name], ir.DataType.FLOAT, "additive")
+    (first,) = solved([job], folder=tmp_path)
+    monkeypatch.setattr(solve_jobs.Job, "run", lambda job: pytest.fail("solved again"))
+    (again,) = solved([job], folder=tmp_path)
+    assert again.format == job.format and len(again.parts) == len(first.parts)
+    assert np.array_equal(again.decode(), first.decode()) and again.nbytes == first.nbytes

@@ -57,6 +57,8 @@ OPTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "how it runs": {
         "threads": ("N", "threads of every session"),
+        "workers": ("N", "processes that solve weights"),
+        "solutions": ("FOLDER", "keep solved weights there: a run that was stopped goes on where it was"),
         "custom_op_library": ("FILE", "libraries with operators that the model uses"),
     },
 }
