@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 from polygraphy.backend.onnxrt import OnnxrtRunner
 
 from qonnx.comparison import OracleCoverage, OracleGap
@@ -23,6 +22,7 @@ from qonnx.differences import Difference
 from qonnx.multiply_adds import multiply_adds
 from qonnx.probes import tapped, values
 from qonnx.runtime import session
+from qonnx.specification import evaluator
 
 ORACLES = {
     "runtime": "ONNX Runtime as users run it",
@@ -82,7 +82,7 @@ def against_reference(
 def _whole(model: ir.Model, feed: Feed, threads: int | None, libraries: Sequence[str]):
     names = [value.name for value in model.graph.outputs]
     try:
-        right = ReferenceEvaluator(ir.to_proto(model)).run(None, dict(feed))
+        right = evaluator(model).run(None, dict(feed))
     except Exception as error:  # onnx.reference raises whatever its Python code raises
         note = f"onnx.reference cannot run this model ({type(error).__name__}: {_first_line(error)})"
         return [], OracleCoverage("reference", "outputs", 0, len(names), note)
@@ -162,9 +162,9 @@ def _node_gap(model: ir.Model, node: ir.Node, arrays: Mapping[str, np.ndarray]) 
         name=node.name,
     )
     graph = ir.Graph(inputs, [outputs[0]], nodes=[single], opset_imports=model.graph.opset_imports, name="single")
-    proto = ir.to_proto(ir.Model(graph, ir_version=model.ir_version, functions=list(model.functions.values())))
+    alone = ir.Model(graph, ir_version=model.ir_version, functions=list(model.functions.values()))
     try:
-        right = ReferenceEvaluator(proto).run(None, feed)[0]
+        right = evaluator(alone).run(None, feed)[0]
     except Exception as error:  # onnx.reference raises whatever its Python code raises
         return f"{node.op_type}: {_first_line(error)}"
     return _gap(node.name or names[0], node.op_type, np.asarray(right), arrays[names[0]])

@@ -12,6 +12,7 @@ import onnx_ir as ir
 import pytest
 
 from models.tiny import build, inputs
+from qonnx import oracles
 from qonnx.__main__ import main
 from qonnx.conversion import convert
 from qonnx.errors import QonnxError
@@ -20,6 +21,7 @@ from qonnx.runtimes import RUNTIMES, worker
 from qonnx.runtimes.browser import browsing, find_browser, served
 from qonnx.runtimes.exchange import Job, Result, counts, read_job, read_result, write_error
 from qonnx.runtimes.ort import arithmetic
+from tests import test_kernels_low_rank
 from tests.low_bit_cases import model_of, weight_of
 
 NETWORK = """
@@ -125,6 +127,24 @@ def test_our_operators_run_by_their_functions_where_the_library_is_not(low_bit):
     assert all(row.agreement.sqnr_db > 90 for row in rows)
     assert all(row.float_sqnr_db is None for row in rows)
     assert "MatMul" in rows[1].fused and "LowBit" not in rows[1].fused
+
+
+def test_overloads_of_one_operator_run_in_the_specification(tmp_path, monkeypatch):
+    """onnx.reference knows functions by domain and name only: products with and without a low-rank branch are two."""
+    weight, rng = weight_of("b3", 24, 64, 32), np.random.default_rng(3)
+    a, b = (rng.standard_normal(shape).astype(np.float32) / 4 for shape in ((64, 3), (3, 24)))
+    model = test_kernels_low_rank.model_of("MatMulLowBit", weight, a, b, plain_too=True)
+    assert len({function.overload for function in model.functions.values()}) == 2
+    ir.save(model, tmp_path / "branch.onnx")
+    sample = {"x": rng.standard_normal((3, 64)).astype(np.float32)}
+    (row,) = run_everywhere(None, tmp_path / "branch.onnx", [sample], ["reference"], seconds=0.01)
+    assert row.state == "ran" and row.agreement.sqnr_db > 90, row.note
+    for macs in (None, -1):  # the whole model, then node by node
+        if macs is not None:
+            monkeypatch.setattr(oracles, "_WHOLE_MACS", macs)
+        gaps, coverage = oracles.against_reference(model, sample, {})
+        assert {gap.tensor for gap in gaps} == ({"y", "plain"} if macs is None else {"product", "plain"}), coverage
+        assert all(gap.figures.sqnr_db > 90 for gap in gaps), gaps
 
 
 @pytest.mark.parametrize("name", ["openvino", "ort-node", "ort-web", "ort-web-2"])

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import onnx
-from onnx.reference import ReferenceEvaluator
 
 from qonnx.errors import QonnxError
 from qonnx.runtimes.exchange import Job
+from qonnx.specification import evaluator
 
 
 def open_model(job: Job) -> tuple[Callable, Callable[[], str], str]:
@@ -19,7 +19,7 @@ def open_model(job: Job) -> tuple[Callable, Callable[[], str], str]:
         raise QonnxError(
             f"not in the specification: {', '.join(foreign)}; qonnx export --variant standard writes it out"
         )
-    opened = ReferenceEvaluator(model)
+    opened = evaluator(model)
 
     def run(sample) -> dict:
         return dict(zip(job.outputs, opened.run(list(job.outputs), dict(sample)), strict=True))
