@@ -1,8 +1,9 @@
 """Vision transformers as exporters of torch write them: small networks with seeded random weights, for their spellings.
 
-    python -m models.exported FOLDER        writes every network of NETWORKS through every exporter of EXPORTERS
+    python -m models.exported [FOLDER]      writes every network of NETWORKS through every exporter of EXPORTERS
 
-torch and timm are needed to make them.
+torch and timm are needed to make them. What they made is kept in models/exports without the weights, which `stored`
+draws again with the same mean and deviation.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import onnx
 
 from qonnx.errors import QonnxError
 
 INPUT, OUTPUT = "image", "logits"
 SIZE = 32  # height and width of the images
+STORE = pathlib.Path(__file__).with_name("exports")
+_FEW = 64  # different numbers that no drawn weight has as few of
 INSTALL = "pip install torch torchvision timm onnxscript"
 
 
@@ -143,13 +147,43 @@ def export(network: str, exporter: str, path: str | os.PathLike) -> None:
         EXPORTERS[exporter](module, torch.zeros(2, 3, SIZE, SIZE), str(path))
 
 
+def strip(model: onnx.ModelProto) -> None:
+    """Take the numbers of weights away; what is left of each are its mean and deviation, in `doc_string`.
+
+    Tensors of few different numbers stay: masks, indices, shapes.
+    """
+    for tensor in model.graph.initializer:
+        data = onnx.numpy_helper.to_array(tensor)
+        if data.dtype == np.float32 and np.unique(data).size >= _FEW:
+            tensor.ClearField("raw_data")
+            tensor.ClearField("float_data")
+            tensor.doc_string = f"{data.mean():.6g} {data.std():.6g}"
+    del model.graph.value_info[:]
+    for node in model.graph.node:  # where in whose source code it came from
+        node.ClearField("doc_string")
+        del node.metadata_props[:]
+
+
+def stored(network: str, exporter: str) -> onnx.ModelProto:
+    """NETWORKS[network] as EXPORTERS[exporter] once wrote it, the weights drawn from the names of their tensors."""
+    model = onnx.load(STORE / f"{network}-{exporter}.onnx")
+    for tensor in model.graph.initializer:
+        if tensor.doc_string:
+            mean, deviation = map(float, tensor.doc_string.split())
+            generator = np.random.default_rng(list(tensor.name.encode()))
+            drawn = mean + deviation * generator.standard_normal(tuple(tensor.dims))
+            tensor.raw_data = drawn.astype("<f4").tobytes()
+            tensor.ClearField("doc_string")
+    return model
+
+
 @contextlib.contextmanager
 def _attention(fused: bool) -> Iterator[None]:
     """Whether modules of timm made inside call torch's attention in one piece."""
     from timm.layers import set_fused_attn, use_fused_attn
 
     before = use_fused_attn()
-    set_fused_attn(fused)
+    set_fused_attn(fused, fused)  # Swin asks whether experimental uses are wanted too
     try:
         yield
     finally:
@@ -173,16 +207,21 @@ def _draw(module: Any) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 1:
-        print("usage: python -m models.exported FOLDER", file=sys.stderr)
+    if len(arguments) > 1:
+        print("usage: python -m models.exported [FOLDER]", file=sys.stderr)
         return 2
-    folder = pathlib.Path(arguments[0])
+    folder = pathlib.Path(arguments[0]) if arguments else STORE
     folder.mkdir(parents=True, exist_ok=True)
     try:
         for network in NETWORKS:
             for exporter in EXPORTERS:
-                export(network, exporter, folder / f"{network}-{exporter}.onnx")
-                print(folder / f"{network}-{exporter}.onnx")
+                file = folder / f"{network}-{exporter}.onnx"
+                export(network, exporter, file)
+                if folder == STORE:
+                    model = onnx.load(file)
+                    strip(model)
+                    onnx.save(model, file)
+                print(file)
     except QonnxError as error:
         print(error, file=sys.stderr)
         return 1
