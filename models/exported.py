@@ -9,6 +9,7 @@ draws again with the same mean and deviation.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import pathlib
@@ -114,17 +115,30 @@ def _torchscript(module: Any, image: Any, path: str) -> None:
     torch.onnx.export(module, (image,), path, dynamo=False, opset_version=17, **names)
 
 
-def _dynamo(module: Any, image: Any, path: str) -> None:
+def _dynamo(module: Any, image: Any, path: str, opset: int = 20) -> None:
     import torch
 
     names = {"input_names": [INPUT], "output_names": [OUTPUT]}
     batch = ({0: torch.export.Dim("N", min=1, max=64)},)
     torch.onnx.export(
-        module, (image,), path, dynamo=True, dynamic_shapes=batch, external_data=False, verbose=False, **names
+        module,
+        (image,),
+        path,
+        dynamo=True,
+        dynamic_shapes=batch,
+        external_data=False,
+        verbose=False,
+        opset_version=opset,
+        **names,
     )
 
 
-EXPORTERS: dict[str, Callable[[Any, Any, str], None]] = {"torchscript": _torchscript, "dynamo": _dynamo}
+# "dynamo-23" writes the standard's Attention where a network calls torch's in one piece.
+EXPORTERS: dict[str, Callable[[Any, Any, str], None]] = {
+    "torchscript": _torchscript,
+    "dynamo": _dynamo,
+    "dynamo-23": functools.partial(_dynamo, opset=23),
+}
 
 
 def export(network: str, exporter: str, path: str | os.PathLike) -> None:
