@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 
+from models import digits, exported
+from qonnx.conversion import convert
+from qonnx.ledger import ledger
 from qonnx.notes import warnings
-from qonnx.passes.spell_fused import SPELLINGS, SpellFused
+from qonnx.passes.spell_fused import OWN, SPELLINGS, SpellFused
 from qonnx.runtime import session
 
 HEAD = '<ir_version: 10, opset_import: ["": 21, "com.microsoft": 1]>'
@@ -126,3 +132,31 @@ def test_what_cannot_be_spelled_stays_with_a_reason(name):
     assert [ir.to_proto(node) for node in model.graph] == before
     (warning,) = warnings(model)
     assert words in warning and "stays as it is" in warning
+
+
+@pytest.mark.parametrize("network", ["digits", "swin-torchscript", "vit-dynamo", "encoder-torchscript"])
+def test_a_file_that_onnx_runtime_optimized_converts_like_the_one_it_came_from(network, tmp_path):
+    """Extended optimizations, which deploy flows save to disk: products, GELUs and skip norms are fused."""
+    if network == "digits":
+        source, feeds = onnx.load(digits.VIT), [{digits.INPUT: x[None]} for x in digits.samples("calibration", 8)[0]]
+    else:
+        source, feeds = exported.stored(*network.rsplit("-", 1)), exported.images(8)
+    onnx.save(source, tmp_path / "plain.onnx")
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(tmp_path / "plain.onnx", options, providers=["CPUExecutionProvider"])
+    fused = {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node if node.domain == OWN}
+    assert fused
+
+    results = [
+        convert(tmp_path / f"{name}.onnx", data=feeds, recipe="vit-w8a8", threads=1).model
+        for name in ("plain", "optimized")
+    ]
+
+    assert {row.state for row in ledger(results[1])} == {"done"}
+    kinds = [Counter((node.domain, node.op_type) for node in result.graph) for result in results]
+    for kind in (("", "MatMul"), ("", "LayerNormalization"), ("ai.qonnx", "LogAttention"), ("", "Gelu")):
+        assert kinds[0][kind] == kinds[1][kind], kind
+    a, b = (session(result, threads=1).run(None, feeds[0])[0] for result in results)
+    assert 10 * np.log10((a**2).sum() / ((a - b) ** 2).sum()) > 20
