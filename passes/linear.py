@@ -214,3 +214,39 @@ def _rename_behind(output: ir.Value, behind: ir.Value) -> None:
     output.name = f"{name}.product"
     behind.name = name
     output.replace_all_uses_with(behind, replace_graph_outputs=True)
+
+
+def add_to_bias(linear: ir.Node, amount: np.ndarray, dtype: np.dtype) -> None:
+    """Add `amount` [O] to the bias of a MatMul, Gemm or Conv; a new Add or input where there is none."""
+    graph = linear.graph
+    if is_op(linear, "Gemm", "Conv", "ConvTranspose"):
+        has_bias = len(linear.inputs) > 2 and linear.inputs[2] is not None
+        bias = array(linear.inputs[2]) if has_bias else np.zeros(amount.shape, dtype)
+        name = linear.inputs[2].name if has_bias else f"{linear.name}_bias"
+        set_input(linear, 2, initializer(graph, f"{name}_corrected", (bias + amount).astype(dtype)))
+        return
+    output = linear.outputs[0]
+    uses = output.uses()
+    if len(uses) == 1 and is_op(uses[0].node, "Add") and not output.is_graph_output():
+        add = uses[0].node
+        other = add.inputs[1 - uses[0].idx]
+        bias = array(other)
+        if bias is not None and bias.ndim >= 1 and bias.shape[-1] == amount.size and bias.size == amount.size:
+            moved = (bias + amount.reshape(bias.shape)).astype(dtype)
+            set_input(add, 1 - uses[0].idx, initializer(graph, f"{other.name}_corrected", moved))
+            return
+    bias = initializer(graph, f"{output.name}_bias", amount.astype(dtype))
+    readers = list(output.uses())
+    add = ir.node("Add", inputs=[output, bias], name=f"{linear.name or output.name}_bias_add")
+    result = add.outputs[0]
+    result.shape, result.type = output.shape, output.type
+    graph.insert_after(linear, add)
+    for use in readers:
+        use.node.replace_input_with(use.idx, result)
+    if output.is_graph_output():
+        for index, value in enumerate(graph.outputs):
+            if value is output:
+                graph.outputs[index] = result
+        output.name, result.name = f"{output.name}_unbiased", output.name
+    else:
+        result.name = f"{output.name}_biased"

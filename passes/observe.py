@@ -118,6 +118,8 @@ class Observe(Pass):
         for node in model.graph:
             if is_op(node, "LayerNormalization", "RMSNormalization"):  # layers may read moved rows of it
                 self._add(wishes, node.outputs[0], Wish(channel_axis=-1))
+            if is_op(node, "GroupNormalization", "BatchNormalization"):
+                self._add(wishes, node.outputs[0], Wish(channel_axis=1))
             if node.op_type in MULTIPLIERS and node.domain == "":
                 for index in (0, 1):
                     self._add(wishes, node.inputs[index], self._input_wish(node, index))

@@ -22,7 +22,7 @@ from qonnx.custom_ops import codebook, ops
 from qonnx.custom_ops.codebook import CodebookWeight
 from qonnx.notes import done, note
 from qonnx.passes.base import Change, Pass
-from qonnx.passes.reparameterize import add_to_bias
+from qonnx.passes.linear import add_to_bias
 from qonnx.passes.rewire import (
     array,
     bodies,

@@ -26,7 +26,7 @@ from qonnx.custom_ops.ops import node as operator_node
 from qonnx.formats import QuantizedTensor, TableFormat
 from qonnx.notes import done, note
 from qonnx.passes.base import Change, Pass
-from qonnx.passes.reparameterize import add_to_bias
+from qonnx.passes.linear import add_to_bias
 from qonnx.passes.rewire import array, bodies, initializer, remove_unused, replace, set_input
 from qonnx.passes.solve_weights import layout_of
 from qonnx.passes.stored_weights import bias_of

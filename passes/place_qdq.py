@@ -25,8 +25,8 @@ from qonnx.notes import done, note, skip
 from qonnx.passes.assign import output_of
 from qonnx.passes.assign_elementwise import WEIGHTED, elementwise_plan
 from qonnx.passes.base import Change, Pass
+from qonnx.passes.linear import add_to_bias
 from qonnx.passes.qdq_writer import QDQWriter, value_names
-from qonnx.passes.reparameterize import add_to_bias
 from qonnx.passes.rewire import bodies
 from qonnx.passes.write_log_attention import write_log_attention
 from qonnx.plan import Encoding, Plan

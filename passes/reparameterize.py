@@ -14,11 +14,14 @@ their headroom. Measured on a DINOv2-small at 8 bits, feature SQNR with only one
 channel 199 is 20 times the median, gains 9 dB; block 8, where unseen photos exceed a channel's range by 1.7, loses 18.
 
 `rule = "smooth"` takes SmoothQuant's ratio instead, max|X_j|^α / max|W_j|^(1−α), without a shift (Xiao et al. 2022,
-eq. 4; α = ½ unless `strength` says otherwise), for every norm.
+eq. 4; α = ½ unless `strength` says otherwise), for every norm; `rule = "outliers"` that of Outlier Suppression+ (Wei et
+al. 2023, eq. 5–8): centred channels, r1 = max(1, max|X_j|/t), t by the expected error above. `noise` moves the channels
+of a norm by fixed random parts of a step, so that values between two codes do not all round alike (NoisyQuant, Liu et
+al. 2022, eq. 5).
 
-Norms handled: LayerNormalization with constant γ (and β; one is added if absent), RMSNormalization (no β: r2 = 0).
-Consumers: MatMul with a constant matrix, bias in the Add behind it or a new Add; Gemm with either transB; behind the
-norm or behind what only moves its rows (a class token picked, windows cut, the mean of tokens). A norm with any other
+Norms handled: LayerNormalization with constant γ (and β; one is added if absent), RMSNormalization (no β: r2 = 0),
+GroupNormalization, a BatchNormalization that no layer in front could take. Layers behind them: passes/channel_fold.py,
+also behind what only moves the tensor (a class token picked, windows cut, the mean of tokens). A norm with any other
 reader, or whose reader is excluded from quantization, is left alone: the fold would have to be undone there.
 """
 
@@ -33,7 +36,7 @@ import onnx_ir as ir
 
 from qonnx.notes import note
 from qonnx.passes.base import Change, Pass
-from qonnx.passes.channel_flow import follow, last_axis
+from qonnx.passes.channel_fold import fold_into_layer, layers_behind, matrix, takes_shifts
 from qonnx.passes.rewire import array, initializer, integer, is_constant, is_op, set_input
 from qonnx.stats import Stats, affine_channels
 
@@ -42,15 +45,17 @@ from qonnx.stats import Stats, affine_channels
 class Reparameterize(Pass):
     """Fold per-channel ranges of norms into the linear layers behind them.
 
-    rule: "ranges" (RepQ-ViT) or "smooth" (SmoothQuant). strength: of the fold, 0…1. bits: of activations and weights.
-    gain: factor by which the default must lower the expected error.
+    rule: "ranges" (RepQ-ViT), "smooth" (SmoothQuant) or "outliers" (Outlier Suppression+). strength: of the fold, 0…1.
+    bits: of activations and weights. gain: factor by which the default must lower the expected error. noise: steps of
+    the grid by which channels are moved at random (NoisyQuant).
     """
 
     settings: Any = None
-    rule: Literal["ranges", "smooth"] = "ranges"
+    rule: Literal["ranges", "smooth", "outliers"] = "ranges"
     strength: float | None = None  # None: 0 or ½, whichever the expected error says
     bits: int = 8
     gain: float = 4.0
+    noise: float = 0.0
 
     needs = ("observe",)
     tolerance = 2e-5
@@ -63,22 +68,25 @@ class Reparameterize(Pass):
             stats = note(value).stats
             if stats is None or stats.channel_minimum is None or stats.non_finite:
                 continue
-            linears, moved = rows_behind(value, stats, self.settings)
-            if not linears:
+            layers, moved = layers_behind(value, stats, self.settings, _CHANNEL_AXIS[node.op_type])
+            if not layers:
                 continue
-            weights = [matrix(linear) for linear in linears]
-            shift, ratio, strength = self._choose(stats, weights, shifts=is_op(node, "LayerNormalization"))
+            weights = [matrix(layer) for layer in layers]
+            shifts = not is_op(node, "RMSNormalization") and all(takes_shifts(layer) for layer in layers)
+            shift, ratio, strength = self._choose(stats, weights, shifts)
+            if self.noise and shifts:
+                shift = shift + self.noise * _step(stats, self.bits) * _uniform(value.name, shift.size)
             note(node).folded = True
             if not shift.any() and np.ptp(ratio) == 0.0:
                 continue
             _fold_into_norm(node, ratio, shift)
-            for linear, weight in zip(linears, weights, strict=True):
-                fold_into_linear(linear, weight, ratio, shift)
+            for layer, weight in zip(layers, weights, strict=True):
+                fold_into_layer(layer, weight, ratio, shift)
             note(value).stats = affine_channels(stats, 1.0 / ratio, shift)
             for other in moved:
                 _renew(other, ratio, shift, note(value).stats)
             yield Change(
-                node.name or value.name, f"channel ranges folded into {len(linears)} layers, strength {strength:g}"
+                node.name or value.name, f"channel ranges folded into {len(layers)} layers, strength {strength:g}"
             )
 
     def _choose(self, stats: Stats, weights: list[np.ndarray], shifts: bool) -> tuple[np.ndarray, np.ndarray, float]:
@@ -86,11 +94,13 @@ class Reparameterize(Pass):
         if self.rule == "smooth":
             return self._smooth(stats, weights)
         levels = 2**self.bits - 1
+        if self.rule == "outliers":
+            return self._outliers(stats, weights, shifts, levels)
         shift, relative = even_channels(stats, self.bits, shifts)
-        if self.strength is not None:
+        if self.strength is not None and self.strength > 0:
             return shift, relative**self.strength, self.strength
         plain = self._cost(stats, weights, np.zeros_like(shift), np.ones_like(relative), levels)
-        if self._cost(stats, weights, shift, relative**0.5, levels) * self.gain > plain:
+        if self.strength == 0 or self._cost(stats, weights, shift, relative**0.5, levels) * self.gain > plain:
             return np.zeros_like(shift), np.ones_like(relative), 0.0
         return shift, relative**0.5, 0.5
 
@@ -102,6 +112,16 @@ class Reparameterize(Pass):
         ratio = wide**strength / heavy ** (1 - strength)
         return np.zeros_like(ratio), ratio / np.exp(np.log(ratio).mean()), strength
 
+    def _outliers(self, stats: Stats, weights: list[np.ndarray], shifts: bool, levels: int):
+        """Outlier Suppression+: centred channels, those wider than a threshold scaled down to it. The threshold is the
+        one of 32 with the least expected error, none included."""
+        low, high = stats.channel_minimum, stats.channel_maximum
+        shift = -(low + high) / 2 if shifts else np.zeros_like(low)
+        wide = np.maximum(np.maximum(-(low + shift), high + shift), 1e-12)
+        ratios = [np.maximum(1.0, wide / limit) for limit in np.geomspace(wide.max(), np.median(wide), 32)]
+        best = min(ratios, key=lambda ratio: self._cost(stats, weights, shift, ratio, levels))
+        return shift, best, 1.0
+
     def _cost(self, stats: Stats, weights, shift, ratio, levels: int) -> float:
         """Expected squared error of all layers' outputs for one row of inputs, up to a common factor."""
         moved = affine_channels(dataclasses.replace(stats, gram=None, histogram=None), 1.0 / ratio, shift)
@@ -109,6 +129,7 @@ class Reparameterize(Pass):
         mean = moved.channel_mean
         if stats.gram is not None:
             power = np.diagonal(stats.gram.matrix[0]) / stats.gram.rows
+            power = power.reshape(mean.size, -1).mean(1)  # of a convolution's taps
             power = (power + 2 * stats.channel_mean * shift + shift**2) / ratio**2
         else:  # a bell shape about the mean that spans eight deviations
             power = mean**2 + ((moved.channel_maximum - moved.channel_minimum) / 8) ** 2
@@ -121,48 +142,32 @@ class Reparameterize(Pass):
 
 
 def _foldable(node: ir.Node) -> bool:
-    """Whether it is a norm over the last axis with a constant scale, of which only the first output is read."""
-    if node.op_type not in ("LayerNormalization", "RMSNormalization") or not is_constant(node.inputs[1]):
+    """Whether it is a norm by channels with constant parameters, of which only the first output is read."""
+    if not is_op(node, *_CHANNEL_AXIS) or not all(is_constant(value) for value in node.inputs[1:3]):
         return False
-    axis, rank = integer(node, "axis", -1), node.outputs[0].shape
-    if axis != -1 and (rank is None or axis != len(rank) - 1):
-        return False
+    if is_op(node, "LayerNormalization", "RMSNormalization"):
+        axis, shape = integer(node, "axis", -1), node.outputs[0].shape
+        if axis != -1 and (shape is None or axis != len(shape) - 1):
+            return False
     return not any(o.uses() for o in node.outputs[1:])
 
 
-def linears_behind(value: ir.Value, settings: Any = None) -> list[ir.Node]:
-    """The products with constant matrices that read `value`, or [] if anything else reads it too."""
-    if value.is_graph_output() or not all(_multiplies(use.node, use.idx, settings) for use in value.uses()):
-        return []
-    return [use.node for use in value.uses()]
+# Where the channels of a norm's output lie.
+_CHANNEL_AXIS = {"LayerNormalization": -1, "RMSNormalization": -1, "GroupNormalization": 1, "BatchNormalization": 1}
 
 
-def rows_behind(value: ir.Value, stats: Stats, settings: Any = None) -> tuple[list[ir.Node], list[ir.Value]]:
-    """As linears_behind, also where rows of `value` are moved in between; and the values that hold moved rows."""
-    if stats.shape is None or stats.shape[-1] != stats.channel_minimum.size:
-        return linears_behind(value, settings), []
-    found = follow(value, last_axis(stats.shape))
-    for leaf in found[0] if found else ():
-        kept = leaf.factor == 1.0 and leaf.channels.shape[-1:] == stats.shape[-1:]
-        in_order = kept and (leaf.channels == np.arange(stats.shape[-1])).all()
-        if not in_order or not _multiplies(leaf.node, leaf.index, settings):
-            return [], []
-    return ([leaf.node for leaf in found[0]], found[1][1:]) if found else ([], [])
+def _step(stats: Stats, bits: int) -> float:
+    """Of a grid of `bits` over the tensor's range."""
+    return (stats.maximum - stats.minimum) / (2**bits - 1)
 
 
-def _multiplies(node: ir.Node, index: int, settings: Any) -> bool:
-    """Whether its input `index` is the left one of a product with a constant matrix that is to be quantized."""
-    if not is_op(node, "MatMul", "Gemm") or index != 0 or not is_constant(node.inputs[1]):
-        return False
-    if node.inputs[1].shape is None or len(node.inputs[1].shape) != 2:
-        return False
-    if is_op(node, "Gemm") and (integer(node, "transA", 0) or node.attributes.get("alpha", None) is not None):
-        return False
-    return settings is None or not settings.exclusion(node)
+def _uniform(name: str, count: int) -> np.ndarray:
+    """Numbers in [−1, 1), the same ones for the same name."""
+    return np.random.default_rng(list(name.encode())).uniform(-1, 1, count)
 
 
 def _renew(value: ir.Value, ratio: np.ndarray, shift: np.ndarray, source: Stats) -> None:
-    """Statistics of what holds rows of a folded norm: its own where they are by channel, else the norm's new range."""
+    """Statistics of what holds parts of a folded norm: its own where they are by channel, else the norm's range."""
     old = note(value).stats
     if old is None:
         return
@@ -190,12 +195,6 @@ def even_channels(stats: Stats, bits: int, shifts: bool) -> tuple[np.ndarray, np
     return shift, step / np.exp(np.log(step).mean())
 
 
-def matrix(linear: ir.Node) -> np.ndarray:
-    """The layer's weight as [K, O] float64."""
-    weight = array(linear.inputs[1]).astype(np.float64)
-    return weight.T if is_op(linear, "Gemm") and integer(linear, "transB", 0) else weight
-
-
 def _fold_into_norm(node: ir.Node, ratio: np.ndarray, shift: np.ndarray) -> None:
     gamma = array(node.inputs[1])
     scaled = (gamma / ratio).astype(gamma.dtype)
@@ -207,54 +206,3 @@ def _fold_into_norm(node: ir.Node, ratio: np.ndarray, shift: np.ndarray) -> None
     name = node.inputs[2].name if has_beta else f"{node.name}_bias"
     moved = ((beta + shift) / ratio).astype(gamma.dtype)
     set_input(node, 2, initializer(node.graph, f"{name}_folded", moved))
-
-
-def fold_into_linear(linear: ir.Node, weight: np.ndarray, ratio: np.ndarray, shift: np.ndarray) -> None:
-    graph, old = linear.graph, linear.inputs[1]
-    dtype = array(old).dtype
-    folded = (weight * ratio[:, None]).astype(dtype)
-    if is_op(linear, "Gemm") and integer(linear, "transB", 0):
-        folded = folded.T
-    set_input(linear, 1, initializer(graph, f"{old.name}_folded", folded))
-    if shift.any():
-        moved = shift @ weight  # what the product gains and the bias loses
-        stats = note(linear.outputs[0]).stats
-        if is_op(linear, "MatMul") and stats is not None and stats.channel_minimum is not None:  # a Gemm holds its bias
-            note(linear.outputs[0]).stats = affine_channels(stats, np.ones_like(moved), moved)
-        add_to_bias(linear, -moved, dtype)
-
-
-def add_to_bias(linear: ir.Node, amount: np.ndarray, dtype: np.dtype) -> None:
-    """Add `amount` [O] to the bias of a MatMul, Gemm or Conv; a new Add or input where there is none."""
-    graph = linear.graph
-    if is_op(linear, "Gemm", "Conv", "ConvTranspose"):
-        has_bias = len(linear.inputs) > 2 and linear.inputs[2] is not None
-        bias = array(linear.inputs[2]) if has_bias else np.zeros(amount.shape, dtype)
-        name = linear.inputs[2].name if has_bias else f"{linear.name}_bias"
-        set_input(linear, 2, initializer(graph, f"{name}_corrected", (bias + amount).astype(dtype)))
-        return
-    output = linear.outputs[0]
-    uses = output.uses()
-    if len(uses) == 1 and is_op(uses[0].node, "Add") and not output.is_graph_output():
-        add = uses[0].node
-        other = add.inputs[1 - uses[0].idx]
-        bias = array(other)
-        if bias is not None and bias.ndim >= 1 and bias.shape[-1] == amount.size and bias.size == amount.size:
-            moved = (bias + amount.reshape(bias.shape)).astype(dtype)
-            set_input(add, 1 - uses[0].idx, initializer(graph, f"{other.name}_corrected", moved))
-            return
-    bias = initializer(graph, f"{output.name}_bias", amount.astype(dtype))
-    readers = list(output.uses())
-    add = ir.node("Add", inputs=[output, bias], name=f"{linear.name or output.name}_bias_add")
-    result = add.outputs[0]
-    result.shape, result.type = output.shape, output.type
-    graph.insert_after(linear, add)
-    for use in readers:
-        use.node.replace_input_with(use.idx, result)
-    if output.is_graph_output():
-        for index, value in enumerate(graph.outputs):
-            if value is output:
-                graph.outputs[index] = result
-        output.name, result.name = f"{output.name}_unbiased", output.name
-    else:
-        result.name = f"{output.name}_biased"

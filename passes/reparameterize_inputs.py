@@ -22,7 +22,8 @@ from qonnx.activations import ACTIVATIONS
 from qonnx.notes import note
 from qonnx.options import check_names
 from qonnx.passes.base import Change, Pass
-from qonnx.passes.reparameterize import even_channels, fold_into_linear, linears_behind, matrix
+from qonnx.passes.channel_fold import fold_into_layer, linears_behind, matrix
+from qonnx.passes.reparameterize import even_channels
 from qonnx.passes.rewire import initializer, new_node
 from qonnx.stats import affine_channels
 
@@ -55,13 +56,13 @@ class ReparameterizeInputs(Pass):
             layers, stats = linears_behind(value, self.settings), note(value).stats
             if not layers or stats is None or stats.channel_minimum is None or stats.non_finite:
                 continue
-            shift, ratio = even_channels(stats, self.bits, shifts=self.shifts)
+            shift, ratio = even_channels(stats, self.bits, self.shifts)
             ratio = ratio**self.strength
             weights = [matrix(layer) for layer in layers]
             scaled = self._scale(value, shift, ratio)
             for layer, weight in zip(layers, weights, strict=True):
                 layer.replace_input_with(0, scaled)
-                fold_into_linear(layer, weight, ratio, shift)
+                fold_into_layer(layer, weight, ratio, shift)
             note(node).folded = True
             note(scaled).stats = affine_channels(stats, 1.0 / ratio, shift)
             yield Change(node.name or value.name, f"channels scaled for {len(layers)} layers")

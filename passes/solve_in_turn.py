@@ -35,9 +35,9 @@ from qonnx.harm import decibel
 from qonnx.notes import clone, note
 from qonnx.passes.attention_received import attention_over, received
 from qonnx.passes.base import Change, Pass
+from qonnx.passes.linear import add_to_bias
 from qonnx.passes.observe import window_of
 from qonnx.passes.place_qdq import PlaceQDQ
-from qonnx.passes.reparameterize import add_to_bias
 from qonnx.passes.rewire import (
     array,
     bodies,

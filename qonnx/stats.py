@@ -121,24 +121,32 @@ def merge(a: Stats, b: Stats) -> Stats:
     )
 
 
+def _affine_gram(gram: Gram, factor: np.ndarray, shift: np.ndarray) -> Gram | None:
+    groups, width = gram.matrix.shape[:2]
+    if gram.window is None:
+        cross = np.multiply.outer(gram.mean[0] * gram.rows, shift)
+        moved = gram.matrix[0] + cross + cross.T + gram.rows * np.multiply.outer(shift, shift)
+        matrix = (moved * np.multiply.outer(factor, factor)).astype(np.float32)[None]
+        return Gram(matrix, (gram.mean + shift) * factor, gram.rows)
+    if shift.any():
+        return None
+    factors = np.repeat(factor, groups * width // factor.size).reshape(groups, width)  # a channel's taps lie together
+    matrix = (gram.matrix * factors[:, :, None] * factors[:, None, :]).astype(np.float32)
+    return Gram(matrix, gram.mean * factors, gram.rows, gram.window)
+
+
 def affine_channels(stats: Stats, factor: np.ndarray, shift: np.ndarray | float = 0.0) -> Stats:
     """Statistics of the tensor after channel c becomes (x + shift[c]) · factor[c], factor > 0, float64 [C].
 
-    The histogram has no closed form and is dropped, so is the Gram matrix of a convolution (its columns are taps).
+    The histogram has no closed form and is dropped; so is the Gram matrix of a convolution where there is a shift, for
+    the zeros around a tensor are not shifted with it.
     """
     if stats.channel_minimum is None or stats.channel_sum is None:
         raise ValueError("an affine map of channels needs channel statistics")
     factor, shift = np.asarray(factor, np.float64), np.broadcast_to(np.float64(shift), factor.shape)
     low, high = (stats.channel_minimum + shift) * factor, (stats.channel_maximum + shift) * factor
     count = stats.elements // stats.channel_sum.size
-    gram = stats.gram
-    if gram is not None and gram.window is None:
-        cross = np.multiply.outer(gram.mean[0] * gram.rows, shift)
-        moved = gram.matrix[0] + cross + cross.T + gram.rows * np.multiply.outer(shift, shift)
-        matrix = (moved * np.multiply.outer(factor, factor)).astype(np.float32)[None]
-        gram = Gram(matrix, (gram.mean + shift) * factor, gram.rows)
-    else:
-        gram = None
+    gram = None if stats.gram is None else _affine_gram(stats.gram, factor, shift)
     return dataclasses.replace(
         stats,
         minimum=float(low.min()),

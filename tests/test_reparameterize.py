@@ -9,6 +9,7 @@ import pytest
 from models.tiny import build
 from qonnx.formats import FORMATS
 from qonnx.notes import note
+from qonnx.passes.infer_shapes import InferShapes
 from qonnx.passes.observe import Observe
 from qonnx.passes.reparameterize import Reparameterize
 from qonnx.runtime import session
@@ -152,3 +153,88 @@ def channel_noise(x: np.ndarray) -> np.ndarray:
     scale, zero_point = format.scale_and_zero_point(x.min(), x.max())
     error = format.decode(format.encode(x, scale, zero_point), scale, zero_point) - x
     return np.square(error).mean((0, 1)) / x.var((0, 1))
+
+
+IMAGES = f"""{HEAD}
+g (float[B,8,6,6] x, float[8] gamma, float[8] beta, float[5,8,3,3] w, float[5] b, float[8,4] w2)
+    => (float[B,5,H,W] y, float[B,36,4] z)
+<int64[3] flat = {{{{0, 8, -1}}}}> {{{{
+    n = {{norm}}
+    y = Conv<{{pads}}>(n, w, b)
+    r = Reshape(n, flat)
+    t = Transpose<perm = [0, 2, 1]>(r)
+    z = MatMul(t, w2)
+}}}}"""
+GROUPS = "GroupNormalization<num_groups = 2>(x, gamma, beta)"
+BATCHES = "BatchNormalization(x, gamma, beta, beta, gamma)"
+
+
+def images(norm: str, pads: str) -> tuple[ir.Model, list[dict]]:
+    """A norm over images with one channel a hundred times the others, read by a convolution and as rows."""
+    model = build(IMAGES.format(norm=norm, pads=pads))
+    gamma = model.graph.initializers["gamma"]
+    gamma.const_value = ir.tensor(np.float32([1, 0.5, 2, 100, 1, 1, 0.7, 1]), name="gamma")
+    data = [{"x": np.random.default_rng(i).normal(size=(2, 8, 6, 6)).astype(np.float32)} for i in range(4)]
+    InferShapes()(model)
+    Observe(data, gram=True)(model)
+    return model, data
+
+
+@pytest.mark.parametrize("norm", [GROUPS, BATCHES], ids=["groups", "batches"])
+@pytest.mark.parametrize("pads", ["pads = [0,0,0,0]", "pads = [1,1,1,1]"], ids=["inside", "padded"])
+@pytest.mark.parametrize("rule", ["ranges", "outliers", "smooth"])
+def test_norms_of_images_are_folded_into_convolutions_and_products_of_rows(norm, pads, rule):
+    model, data = images(norm, pads)
+    before = run(model, data[0])
+    changes = Reparameterize(rule=rule, strength=1.0, noise=0.5)(model).changes
+    assert [change.what.split(" folded into ")[1].split(",")[0] for change in changes] == ["2 layers"]
+    for a, b in zip(before, run(model, data[0]), strict=True):
+        np.testing.assert_allclose(b, a, rtol=0, atol=72 * 2**-22 * np.abs(a).max())
+    value = next(node for node in model.graph if "Normalization" in node.op_type).outputs[0]
+    claimed = note(value).stats
+    assert (claimed.gram is None) == ("[0,0,0,0]" in pads)  # only what is not padded may be shifted
+    Observe(data, gram=True)(model)
+    real = note(value).stats
+    size = np.abs(real.channel_maximum).max()
+    np.testing.assert_allclose(claimed.channel_maximum, real.channel_maximum, atol=1e-5 * size)
+    if claimed.gram is not None:
+        scale = np.abs(real.gram.matrix).max()
+        np.testing.assert_allclose(claimed.gram.matrix, real.gram.matrix, atol=1e-4 * scale)
+
+
+def test_a_norm_behind_which_channels_are_kept_apart_is_left_alone():
+    for old, new in [("float[5,8,3,3] w", "float[8,1,3,3] w"), ("perm = [0, 2, 1]", "perm = [0, 1, 2]")]:
+        text = IMAGES.replace(old, new)
+        if new.endswith("w"):
+            text = text.replace("float[5] b", "float[8] b").replace("float[B,5,H,W] y", "float[B,8,H,W] y")
+            text = text.replace("Conv<{pads}>", "Conv<group = 8, {pads}>")
+        else:
+            text = text.replace("float[8,4] w2", "float[36,4] w2").replace("float[B,36,4] z", "float[B,8,4] z")
+        assert text != IMAGES
+        model = build(text.format(norm=GROUPS, pads="pads = [0,0,0,0]"))
+        data = [{"x": np.random.default_rng(0).normal(size=(2, 8, 6, 6)).astype(np.float32)}]
+        InferShapes()(model)
+        Observe(data, gram=True)(model)
+        assert not Reparameterize(strength=1.0)(model).changes
+
+
+def test_outlier_suppression_leaves_channels_below_the_threshold_their_size():
+    model, data = observed()
+    before = np.abs(tapped(model, "n", data)).max((0, 1))
+    Reparameterize(rule="outliers")(model)
+    after = np.ptp(tapped(model, "n", data).reshape(-1, 8), axis=0)
+    spread = np.ptp(after) / after.max()
+    assert np.argmax(before) == 3 and after[3] < 0.2 * 2 * before[3] and spread < 1
+
+
+def test_noise_moves_channels_by_less_than_a_step_and_is_the_same_each_time():
+    twins = [observed()[0] for _ in range(2)]
+    plain = note(next(n for n in observed()[0].graph if n.op_type == "LayerNormalization").outputs[0]).stats
+    moved = []
+    for model in twins:
+        Reparameterize(strength=0.0, noise=0.5)(model)
+        norm = next(node for node in model.graph if node.op_type == "LayerNormalization")
+        moved.append(note(norm.outputs[0]).stats.channel_minimum - plain.channel_minimum)
+    np.testing.assert_array_equal(*moved)
+    step = (plain.maximum - plain.minimum) / 255
+    assert 0 < np.abs(moved[0]).max() <= 0.5 * step and np.ptp(moved[0]) > 0.1 * step
