@@ -115,9 +115,13 @@ class IntFormat:
         codes = np.rint(x / scale)
         if self.bits == 32:  # float32 would round the largest code up, out of the type
             codes = codes.astype(np.float64)
-        codes += zero_point
+        codes += np.asarray(zero_point, codes.dtype)
         return np.clip(codes, self.minimum, self.maximum, out=codes).astype(np.int32)
 
     def decode(self, codes: np.ndarray, scale: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
         """Values (float32) that codes mean."""
-        return ((codes.astype(np.int32) - zero_point) * scale).astype(np.float32)
+        if self.bits == 32:
+            return ((codes.astype(np.int32) - zero_point) * scale).astype(np.float32)
+        # Differences of codes are exact in float32, so that the product is rounded once, as if it were made in float64.
+        levels = codes.astype(np.float32) - np.asarray(zero_point, np.float32)
+        return np.multiply(levels, np.asarray(scale, np.float32), dtype=np.float32)

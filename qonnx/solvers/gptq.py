@@ -14,6 +14,7 @@ matrix products; there is no Python loop over weights.
 from __future__ import annotations
 
 import numpy as np
+from scipy.linalg.lapack import dtrtri
 
 from qonnx.formats import IntFormat
 from qonnx.solvers.loss import better
@@ -36,13 +37,7 @@ def inverse_factor(gram: np.ndarray, damping: float) -> np.ndarray:
     gram[:, index, index] += ridge
     reversed_factor = np.linalg.cholesky(gram[:, ::-1, ::-1])
     factor = reversed_factor[:, ::-1, ::-1]  # upper, H = factor · factorᵀ
-    return np.stack([_triangular_inverse(f) for f in factor])
-
-
-def _triangular_inverse(upper: np.ndarray) -> np.ndarray:
-    from scipy.linalg import solve_triangular
-
-    return solve_triangular(upper, np.eye(len(upper)), lower=False)
+    return np.stack([dtrtri(f)[0] for f in factor])
 
 
 def gptq(
@@ -99,10 +94,10 @@ def propagate(
         stop = min(start + _BLOCK, columns)
         errors = np.empty((groups, stop - start, work.shape[2]), np.float32)
         for j in range(start, stop):
-            column = work[:, j]
+            pushed = (factor[:, None, start:j, j] @ errors[:, : j - start])[:, 0]
+            column = work[:, j] - pushed
             codes[:, j] = format.encode(column, scales[:, j], zeros[:, j])
-            error = (column - format.decode(codes[:, j], scales[:, j], zeros[:, j])) / factor[:, j, None, j]
-            work[:, j + 1 : stop] -= factor[:, j, j + 1 : stop, None] * error[:, None]
-            errors[:, j - start] = error
+            errors[:, j - start] = column - format.decode(codes[:, j], scales[:, j], zeros[:, j])
+            errors[:, j - start] /= factor[:, j, None, j]
         work[:, stop:] -= np.swapaxes(factor[:, start:stop, stop:], 1, 2) @ errors
     return Codes(format, permute(np.swapaxes(codes, 1, 2), back), scale, zero_point)

@@ -19,7 +19,7 @@ from qonnx.solvers.loss import better
 from qonnx.solvers.nearest import Codes, nearest, spread
 from qonnx.solvers.rescale import refitted
 
-_BLOCK = 32
+_BLOCK = 128
 _ENOUGH = 1e-4  # share of codes that still change when the descent ends
 
 
@@ -57,16 +57,14 @@ def descend(rows: np.ndarray, gram: np.ndarray, start: Codes, sweeps: int) -> Co
         for first in range(0, columns, _BLOCK):
             last = min(first + _BLOCK, columns)
             steps = np.empty((len(rows), last - first, rows.shape[1]), np.float32)
-            inside = gram[:, first:last, first:last]
-            near = pull[:, first:last].copy()  # row j is right when its turn comes; those before it are done with
             for j in range(first, last):
-                best = solved[:, j] + near[:, j - first] / diagonal[:, j]
+                near = pull[:, j] - (gram[:, j, None, first:j] @ steps[:, : j - first])[:, 0]
+                best = solved[:, j] + near / diagonal[:, j]
                 code = format.encode(best, scales[:, j], zeros[:, j])
                 value = format.decode(code, scales[:, j], zeros[:, j])
                 step = steps[:, j - first] = value - solved[:, j]
                 changed += np.count_nonzero(step)
                 codes[:, j], solved[:, j] = code, value
-                near[:, j - first + 1 :] -= inside[:, j - first + 1 :, j - first, None] * step[:, None, :]
             if steps.any():
                 pull -= gram[:, :, first:last] @ steps
         if changed <= _ENOUGH * codes.size:
