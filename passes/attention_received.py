@@ -21,24 +21,35 @@ _LEAST = 0.1  # weight of a token to which nobody attends, as a share of the mea
 
 
 def attention_over(node: ir.Node) -> ir.Value | None:
-    """The probabilities [batch, …, queries, tokens] that the product's output, as V, is multiplied with; None if it is
-    no value projection."""
-    waiting, seen = [node.outputs[0]], set()
+    """The probabilities [batch, …, queries, tokens] that the product's output, as V, is multiplied with.
+
+    None if it is no value projection, or makes queries and keys besides, whose errors reach the output in another way.
+    """
+    waiting, seen, found = [node.outputs[0]], set(), None
     while waiting:
         value = waiting.pop()
         for use in value.uses():
             reader = use.node
-            if is_op(reader, "MatMul") and use.idx == 1:
-                weights = reader.inputs[0]
-                while is_op(weights.producer(), *MOVES):
-                    weights = weights.producer().inputs[0]
-                if is_op(weights.producer(), "Softmax"):
-                    return weights
-            moved = is_op(reader, *_MOVES) or (is_op(reader, "Add") and is_constant(reader.inputs[1 - use.idx]))
-            if moved and reader not in seen:
+            if reader in seen:
+                continue
+            if (probabilities := _multiplied_with(reader, use.idx)) is not None:
+                found = probabilities
+            elif is_op(reader, *_MOVES) or (is_op(reader, "Add") and is_constant(reader.inputs[1 - use.idx])):
                 seen.add(reader)
                 waiting += reader.outputs
-    return None
+            elif not is_op(reader, "Shape"):
+                return None
+    return found
+
+
+def _multiplied_with(reader: ir.Node, index: int) -> ir.Value | None:
+    """The output of a Softmax, if that is the other operand of the product that reads a value as its right one."""
+    if not is_op(reader, "MatMul") or index != 1:
+        return None
+    weights = reader.inputs[0]
+    while is_op(weights.producer(), *MOVES):
+        weights = weights.producer().inputs[0]
+    return weights if is_op(weights.producer(), "Softmax") else None
 
 
 def received(probabilities: np.ndarray, rows: int) -> np.ndarray | None:
