@@ -76,10 +76,11 @@ def _input(name: str, ids: np.ndarray, fixed: tuple[int, ...]) -> np.ndarray:
 
 def one() -> dict[str, np.ndarray]:
     """One evaluation window as feeds, for timing."""
-    return _samples("evaluation", 1)
+    return samples("evaluation", 1)
 
 
-def _samples(split: str, count: int) -> dict[str, np.ndarray]:
+def samples(split: str, count: int) -> dict[str, np.ndarray]:
+    """The first windows of a split as feeds."""
     session = runtime.session(smollm2.path())
     return feeds(session, prose.windows(split, count, WINDOW))
 
@@ -104,7 +105,7 @@ def main(arguments: list[str]) -> int:
         print(f"usage: python -m models.perplexity {{{','.join(prose.SPLITS)}}} COUNT FILE.npz")
         return 2
     split, count, file = arguments
-    np.savez(file, **_samples(split, int(count)))
+    np.savez(file, **samples(split, int(count)))
     return 0
 
 

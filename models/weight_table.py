@@ -1,12 +1,13 @@
-"""Weight-only quantization of the ViT-S: every solver and format beside its neighbours, and ONNX Runtime's own tools.
+"""Weight-only quantization: every solver and format beside its neighbours, and ONNX Runtime's own tools.
 
-    python -m models.weight_table                    measures what is missing, writes models/results/weights.{md,json}
-    python -m models.weight_table "4 bit" --again    measures anew the rows whose name contains that
+    python -m models.weight_table vit-s                     measures what is missing, writes results/weights-vit-s.*
+    python -m models.weight_table vit-s --only "4 bit"      the rows whose 'table: row' contains that
+    python -m models.weight_table smollm2 --only gptq --again --count 10
 
-Rows of one table differ in one thing, so that sizes match. Every conversion is a process of its own on 32 crops of the
-split "calibration-wide"; seconds are those of solving alone, the peak is that of the whole process. Scores are those of
-models/evaluate.py on the evaluation photos. A row is written as soon as it is there: a run that was stopped goes on
-where it was.
+Rows are those of models/weight_rows.py. Every conversion is a process of its own on calibration samples, whose CPU time
+and peak memory the operating system counts; scores are those of models/evaluate.py on data that no conversion has seen.
+Bits a weight are those of matrix products: what the file is smaller than the float file, taken off 32 for each of their
+weights. A row is written as soon as it is there: a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -14,16 +15,19 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
+import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
+import onnx
 
-from models import bench, evaluate, peers, photos, real
+from models import bench, peers, perplexity, photos, real, smollm2, text_lines
+from models.weight_rows import TABLES
 
-SAMPLES = 32
-RESULTS = pathlib.Path(__file__).resolve().parent / "results" / "weights"
+FOLDER = pathlib.Path(__file__).resolve().parent / "results"
 
 _CONVERT = """
 import json, sys
@@ -32,74 +36,86 @@ from qonnx.model import save
 model, data, recipe, output = sys.argv[1:]
 result = convert(model, data=data, recipe=recipe)
 save(result.model, output, force=True)
-print(json.dumps(sum(step.seconds for step in result.report.steps if step.name.startswith("solve"))))
 """
 
 
-def _options(assign: str, solver: str, solve: str = "solve_in_turn") -> str:
-    free = "ridge = inf\nresidual = false\n" if solve == "solve_in_turn" else ""
-    passes = ["spell", "split_conv_transpose", "patches_to_matmul", "label", "assign_weights", solve]
-    passes += ["place_low_bit", "place_qdq", "lower", "tidy"]
-    return (
-        f'version = 1\ntitle = "row of a table"\npasses = {json.dumps(passes)}\n[options.convert_opset]\nopset = 25\n'
-        f'[options.assign_weights]\nedges = "8"\n{assign}\n[options.{solve}]\nsolver = "{solver}"\n{free}'
-    )
+@dataclass(frozen=True)
+class Subject:
+    """A model of the tables, by its name in models/evaluate.py. data: calibration samples as arrays of a .npz, in words
+    `said`. count: evaluation samples, of `unit`. columns: score -> heading and format."""
+
+    name: str
+    path: Callable[[], pathlib.Path]
+    data: Callable[[], dict[str, np.ndarray]]
+    said: str
+    count: int
+    unit: str
+    columns: dict[str, tuple[str, str]]
 
 
-def _turns(assign: str, *solvers: str) -> dict[str, str]:
-    """Solvers that look at no data need no samples; the others go layer after layer."""
-    plain = ("nearest", "hqq", "pvq")
-    return {s: _options(assign, s, "solve_weights" if s in plain else "solve_in_turn") for s in solvers}
+def _photos() -> dict[str, np.ndarray]:
+    return {real.REAL["vit-s"].input_name: np.concatenate(photos.crops("calibration-wide", 32))}
 
 
-_ALL = ("nearest", "hqq", "pvq", "gptq", "lwc", "slim", "quantease")
-_SOME = ("nearest", "gptq", "quantease")
-_FORMATS = ("nf4", "fp4", "mxfp4", "nvfp4", "pot4", "sqrt2-4", "half4")
+def _lines() -> dict[str, np.ndarray]:
+    pixels = [line.pixels for line in text_lines.lines("calibration", 32)]
+    return {real.REAL["ppocr-rec"].input_name: np.concatenate(pixels)}
 
-# Table -> row -> TOML of a recipe, or a key of peers.PEERS.
-TABLES: dict[str, dict[str, str]] = {
-    "4 bit, blocks of 32": {
-        **_turns("bits = 4\nblock = 32", *_ALL),
-        "ONNX Runtime MatMulNBits, RTN": "ORT weights 4 bit, block 32",
-        "ONNX Runtime MatMulNBits, HQQ": "ORT weights 4 bit, block 32, HQQ",
-    },
-    "4 bit, blocks of 16": _turns("bits = 4\nblock = 16", *_SOME),
-    "4 bit, blocks of 8, float16 scales": _turns("bits = 4\nblock = 8\nhalf_scales = true", "quantease"),
-    "3 bit, blocks of 16, float16 scales": _turns("bits = 3\nblock = 16\nhalf_scales = true", *_SOME),
-    "3 bit, blocks of 8, float16 scales": _turns("bits = 3\nblock = 8\nhalf_scales = true", "quantease"),
-    "2 bit, blocks of 16, float16 scales": {
-        **_turns("bits = 2\nblock = 16\nhalf_scales = true", *_SOME),
-        "ONNX Runtime MatMulNBits, 2 bit, block 32": "ORT weights 2 bit, block 32",
-    },
-    "5 and 6 bit, blocks of 32, float16 scales": {
-        f"{bits} bit, quantease": _turns(f"bits = {bits}\nblock = 32\nhalf_scales = true", "quantease")["quantease"]
-        for bits in (5, 6)
-    },
-    "Other grids of 16 levels, GPTQ": {
-        name: _turns(f'bits = 4\ntable = "{name}"', "gptq")["gptq"] for name in _FORMATS
-    },
+
+SUBJECTS: dict[str, Subject] = {
+    "vit-s": Subject(
+        "vit-s",
+        lambda: real.path("vit-s"),
+        _photos,
+        "32 crops of the split 'calibration-wide'",
+        54,
+        "crops of the evaluation photos",
+        {"feature_sqnr_db": ("feature SQNR dB", ".1f"), "iou": ("IoU", ".3f")},
+    ),
+    "smollm2": Subject(
+        "smollm2",
+        smollm2.path,
+        lambda: perplexity.samples("calibration", 12),
+        "12 windows of 512 tokens",
+        40,
+        "windows of 512 tokens of other pages",
+        {
+            "perplexity_ratio": ("perplexity ÷ float", ".4f"),
+            "ratio_error": ("± ln", ".4f"),
+            "same_best_token": ("same next token", ".1%"),
+        },
+    ),
+    "ppocr-rec": Subject(
+        "ppocr-rec",
+        lambda: real.path("ppocr-rec"),
+        _lines,
+        "32 lines",
+        200,
+        "lines of other fonts and words",
+        {"exact_float": ("reads as float", ".1%"), "probability_sqnr_db": ("probability SQNR dB", ".1f")},
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Row:
-    """One conversion. solve_seconds: None for a peer, which does not say; error: the last line of what failed."""
+    """One conversion. count: evaluation samples. error: the last line of what failed."""
 
     name: str
     file_mb: float = 0.0
-    feature_db: float = 0.0
-    iou: float = 0.0
-    solve_seconds: float | None = None
-    seconds: float = 0.0
+    bits: float = 0.0
+    scores: dict[str, float] = field(default_factory=dict)
+    count: int = 0
+    cpu_seconds: float = 0.0
     peak_mib: float = 0.0
     error: str | None = None
 
 
-def measure(name: str, how: str, data: pathlib.Path, folder: pathlib.Path) -> Row:
+def measure(subject: Subject, name: str, how: str, data: pathlib.Path, folder: pathlib.Path, count: int) -> Row:
     """Convert in a process of its own, then score."""
     output, log = folder / "result.onnx", folder / "log"
     output.unlink(missing_ok=True)
-    model = str(real.path("vit-s"))
+    model = str(subject.path())
     if how in peers.PEERS:
         python = bench.environment(peers.PEERS[how].environment)
         command = [str(python), str(bench.FOLDER / "peers.py"), how, model, str(data), str(output)]
@@ -107,63 +123,82 @@ def measure(name: str, how: str, data: pathlib.Path, folder: pathlib.Path) -> Ro
         recipe = folder / "row.toml"
         recipe.write_text(how, encoding="utf-8")
         command = [sys.executable, "-c", _CONVERT, model, str(data), str(recipe), str(output)]
-    code, seconds, _, peak = bench.measured(command, log)
-    lines = log.read_text(errors="replace").strip().splitlines() or [""]
+    code, _, cpu, peak = bench.measured(command, log)
     if code or not output.exists():
-        return Row(name, seconds=seconds, peak_mib=peak, error=lines[-1][:200] or f"exit code {code}")
-    scores = evaluate.vit_s(output)
-    return Row(
-        name,
-        output.stat().st_size / 1e6,
-        scores["feature_sqnr_db"],
-        scores["iou"],
-        None if how in peers.PEERS else json.loads(lines[-1]),
-        seconds,
-        peak,
-    )
+        lines = log.read_text(errors="replace").strip().splitlines() or [""]
+        return Row(name, cpu_seconds=cpu, peak_mib=peak, error=lines[-1][:200] or f"exit code {code}")
+    # In a process of its own too: what this one holds would count as the next conversion's peak.
+    score = [sys.executable, "-m", "models.evaluate", subject.name, str(output), "--count", str(count)]
+    answer = subprocess.run(score, check=True, capture_output=True, text=True, cwd=bench.FOLDER.parent)
+    scores, size = json.loads(answer.stdout), output.stat().st_size
+    kept = {column: float(scores[column]) for column in subject.columns}
+    return Row(name, size / 1e6, stored_bits(pathlib.Path(model), size), kept, count, cpu, peak)
 
 
-def markdown(title: str, rows: list[Row]) -> str:
-    head = "| solver | MB | feature SQNR dB | IoU | solving, s | peak MiB |\n|---|---|---|---|---|---|"
-    lines = [
-        f"| {r.name} | {r.error} | | | | |"
-        if r.error
-        else f"| {r.name} | {r.file_mb:.1f} | {r.feature_db:.1f} | {r.iou:.3f} | "
-        f"{'' if r.solve_seconds is None else f'{r.solve_seconds:.0f}'} | {r.peak_mib:.0f} |"
-        for r in rows
-    ]
-    return "\n".join([f"## {title}", "", head, *lines, ""])
+def stored_bits(model: pathlib.Path, size: int) -> float:
+    """Bits of a file of `size` bytes for each weight of the float model's matrix products."""
+    graph = onnx.load(str(model), load_external_data=False).graph
+    shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    read = {node.input[1] for node in graph.node if node.op_type in ("MatMul", "Gemm")}
+    weights = sum(int(np.prod(shapes[name])) for name in read & set(shapes) if len(shapes[name]) == 2)
+    whole = sum(file.stat().st_size for file in (model, model.with_name(f"{model.name}.data")) if file.exists())
+    return 32 - 8 * (whole - size) / weights
 
 
-def write(kept: dict[str, list[dict]]) -> None:
+def markdown(subject: Subject, title: str, rows: list[Row]) -> str:
+    headings = [heading for heading, _ in subject.columns.values()]
+    head = ["solver", "MB", "bits", *headings, "CPU s", "peak MiB"]
+    lines = [f"## {title}", "", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for row in rows:
+        cells = [row.error, *[""] * (len(head) - 2)] if row.error else _cells(subject, row)
+        lines.append(f"| {' | '.join([row.name, *cells])} |")
+    return "\n".join([*lines, ""])
+
+
+def _cells(subject: Subject, row: Row) -> list[str]:
+    scores = [f"{row.scores[column]:{form}}" for column, (_, form) in subject.columns.items()]
+    scores[0] += "" if row.count == subject.count else f" (of {row.count})"
+    return [f"{row.file_mb:.1f}", f"{row.bits:.2f}", *scores, f"{row.cpu_seconds:.0f}", f"{row.peak_mib:.0f}"]
+
+
+def write(model: str, kept: dict[str, list[dict]], file: pathlib.Path) -> None:
     """Both files, from what was measured so far."""
-    text = "# Weights of 2 to 6 bits\n\n" + (__doc__ or "").split("\n\n", 2)[2] + "\n"
-    text += "\n".join(markdown(title, [Row(**one) for one in rows]) for title, rows in kept.items())
-    RESULTS.with_suffix(".md").write_text(text, encoding="utf-8")
-    RESULTS.with_suffix(".json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    subject = SUBJECTS[model]
+    text = f"# Weights of {model} at a few bits\n\n" + (__doc__ or "").split("\n\n", 2)[2] + "\n"
+    text += f"Calibration: {subject.said}. Evaluation: {subject.count} {subject.unit}, where nothing else is said.\n\n"
+    text += "\n".join(markdown(subject, title, [Row(**one) for one in rows]) for title, rows in kept.items())
+    file.with_suffix(".md").write_text(text, encoding="utf-8")
+    file.with_suffix(".json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m models.weight_table", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("only", nargs="?", default="", help="part of the names 'table: row' to measure")
+    parser.add_argument("model", choices=SUBJECTS)
+    parser.add_argument("--only", default="", metavar="TEXT", help="part of the names 'table: row' to measure")
     parser.add_argument("--again", action="store_true", help="also rows that were measured before")
+    parser.add_argument("--count", type=int, help="evaluation samples")
     given = parser.parse_args(arguments)
-    file = RESULTS.with_suffix(".json")
-    kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    subject, file = SUBJECTS[given.model], FOLDER / f"weights-{given.model}.json"
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         data = folder / "calibration.npz"
-        np.savez(data, **{real.REAL["vit-s"].input_name: np.concatenate(photos.crops("calibration-wide", SAMPLES))})
-        for title, rows in TABLES.items():
-            found = {one["name"]: one for one in kept.get(title, ())}
+        np.savez(data, **subject.data())
+        for title, rows in TABLES[given.model].items():
             for row, how in rows.items():
+                found = {one["name"]: one for one in _kept(file).get(title, ())}
                 if given.only not in f"{title}: {row}" or (row in found and not given.again):
                     continue
-                found[row] = asdict(measure(row, how, data, folder))
+                count = given.count or subject.count
+                found[row] = asdict(measure(subject, row, how, data, folder, count))
                 print(title, found[row], flush=True)
-                kept[title] = [found[row] for row in rows if row in found]
-                write({title: kept[title] for title in TABLES if title in kept})
+                kept = _kept(file) | {title: [found[row] for row in rows if row in found]}
+                write(given.model, {title: kept[title] for title in TABLES[given.model] if title in kept}, file)
     return 0
+
+
+def _kept(file: pathlib.Path) -> dict[str, list[dict]]:
+    """What was measured before, by table."""
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,95 @@
+"""Rows of the tables of weight-only quantization: TABLES, by model, then by table.
+
+A row is the TOML of a recipe, or the name of a peer (models/peers.py). Rows of one table differ in one thing, so that
+their sizes match. What reads the inputs of an image model keeps 8 bits, a few per cent of the weights.
+"""
+
+from __future__ import annotations
+
+import json
+
+Rows = dict[str, str]
+
+_WITHOUT_DATA = ("nearest", "hqq", "pvq")
+
+
+def _recipe(passes: list[str], **options: dict) -> str:
+    lines = ["version = 1", 'title = "row of a table"', f"passes = {json.dumps(passes)}", "[options.convert_opset]"]
+    lines.append("opset = 25")
+    for name, given in options.items():
+        values = (f"{key} = {value if value == float('inf') else json.dumps(value)}" for key, value in given.items())
+        lines += [f"[options.{name}]", *values]
+    return "\n".join(lines) + "\n"
+
+
+def _turn(solver: str) -> dict:
+    return {"solver": solver, "ridge": float("inf"), "residual": False, "attention": True}
+
+
+def integers(solver: str, **assign) -> str:
+    """Codes of one grid by one solver; those that look at data go layer after layer."""
+    way = "solve_weights" if solver in _WITHOUT_DATA else "solve_in_turn"
+    passes = ["spell", "split_conv_transpose", "patches_to_matmul", "label", "assign_weights", way]
+    passes += ["place_low_bit", "place_qdq", "lower", "tidy"]
+    solve = {"solver": solver} if way == "solve_weights" else _turn(solver)
+    return _recipe(passes, assign_weights={"edges": "8", **assign}, **{way: solve})
+
+
+def books(format: str, solver: str = "additive") -> str:
+    """Code books, layer after layer; what they do not pay for keeps 8 bits."""
+    passes = ["spell", "patches_to_matmul", "label", "assign_codebooks", "assign_weights", "solve_in_turn"]
+    passes += ["place_codebooks", "place_low_bit", "place_qdq", "lower", "tidy"]
+    return _recipe(passes, assign_codebooks={"format": format}, assign_weights={"bits": 8}, solve_in_turn=_turn(solver))
+
+
+def _solvers(*names: str, **assign) -> Rows:
+    return {name: integers(name, **assign) for name in names}
+
+
+_ORT = {
+    "ONNX Runtime MatMulNBits, RTN": "ORT weights 4 bit, block 32",
+    "ONNX Runtime MatMulNBits, HQQ": "ORT weights 4 bit, block 32, HQQ",
+}
+_ORT_2 = {"ONNX Runtime MatMulNBits, 2 bit, block 32": "ORT weights 2 bit, block 32"}
+_HALF = {"half_scales": True}
+_FORMATS = ("nf4", "fp4", "mxfp4", "nvfp4", "pot4", "sqrt2-4", "half4")
+
+TABLES: dict[str, dict[str, Rows]] = {
+    "vit-s": {
+        "4 bit, blocks of 32": {
+            **_solvers("nearest", "hqq", "pvq", "gptq", "lwc", "slim", "quantease", bits=4, block=32),
+            **_ORT,
+        },
+        "4 bit, blocks of 16": _solvers("nearest", "gptq", "quantease", bits=4, block=16),
+        "4 bit, blocks of 8, float16 scales": _solvers("quantease", bits=4, block=8, **_HALF),
+        "3 bit, blocks of 16, float16 scales": _solvers("nearest", "gptq", "quantease", bits=3, block=16, **_HALF),
+        "3 bit, blocks of 8, float16 scales": _solvers("quantease", bits=3, block=8, **_HALF),
+        "2 bit, blocks of 16, float16 scales": {
+            **_solvers("nearest", "gptq", "quantease", bits=2, block=16, **_HALF),
+            **_ORT_2,
+        },
+        "Code books": {name: books(name) for name in ("1x8v4", "2x8v8", "1x8v3", "3x8v8")},
+        "5 and 6 bit, blocks of 32, float16 scales": {
+            f"{bits} bit, quantease": integers("quantease", bits=bits, block=32, **_HALF) for bits in (5, 6)
+        },
+        "Other grids of 16 levels, GPTQ": {name: integers("gptq", bits=4, table=name) for name in _FORMATS},
+    },
+    "smollm2": {
+        "4 bit, blocks of 32, float16 scales": {
+            **_solvers("nearest", "hqq", "gptq", "quantease", bits=4, block=32, **_HALF),
+            **_ORT,
+        },
+        "4 bit, blocks of 16, float16 scales": _solvers("nearest", "gptq", "quantease", bits=4, block=16, **_HALF),
+        "3 bit, blocks of 16, float16 scales": _solvers("nearest", "gptq", "quantease", bits=3, block=16, **_HALF),
+        "2 bit, blocks of 16, float16 scales": {
+            **_solvers("nearest", "gptq", bits=2, block=16, **_HALF),
+            **_ORT_2,
+        },
+        "Code books": {name: books(name) for name in ("1x8v4", "2x8v8", "1x8v3")},
+    },
+    "ppocr-rec": {
+        "4 bit, blocks of 32": {**_solvers("nearest", "hqq", "gptq", "quantease", bits=4, block=32), **_ORT},
+        "3 bit, blocks of 16, float16 scales": _solvers("nearest", "gptq", "quantease", bits=3, block=16, **_HALF),
+        "2 bit, blocks of 16, float16 scales": _solvers("nearest", "gptq", "quantease", bits=2, block=16, **_HALF),
+    },
+}
