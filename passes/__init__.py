@@ -40,6 +40,7 @@ from qonnx.passes.solve_in_turn import SolveInTurn
 from qonnx.passes.solve_weights import SolveWeights
 from qonnx.passes.spell_fused import SpellFused
 from qonnx.passes.spell_quantized import SpellQuantized
+from qonnx.passes.split_channels import SplitChannels
 from qonnx.passes.split_conv_transpose import SplitConvTranspose
 from qonnx.passes.tidy import Tidy
 
@@ -65,6 +66,7 @@ PASSES: dict[str, type[Pass]] = {
     "rotate_heads": RotateHeads,
     "rotate_inputs": RotateInputs,
     "observe": Observe,
+    "split_channels": SplitChannels,
     "reparameterize": Reparameterize,
     "reparameterize_attention": ReparameterizeAttention,
     "reparameterize_inputs": ReparameterizeInputs,

@@ -186,7 +186,7 @@ def images(norm: str, pads: str) -> tuple[ir.Model, list[dict]]:
 def test_norms_of_images_are_folded_into_convolutions_and_products_of_rows(norm, pads, rule):
     model, data = images(norm, pads)
     before = run(model, data[0])
-    changes = Reparameterize(rule=rule, strength=1.0, noise=0.5)(model).changes
+    changes = Reparameterize(rule=rule, strength=1.0, noise=0.5, convolutions=True)(model).changes
     assert [change.what.split(" folded into ")[1].split(",")[0] for change in changes] == ["2 layers"]
     for a, b in zip(before, run(model, data[0]), strict=True):
         np.testing.assert_allclose(b, a, rtol=0, atol=72 * 2**-22 * np.abs(a).max())
@@ -215,7 +215,7 @@ def test_a_norm_behind_which_channels_are_kept_apart_is_left_alone():
         data = [{"x": np.random.default_rng(0).normal(size=(2, 8, 6, 6)).astype(np.float32)}]
         InferShapes()(model)
         Observe(data, gram=True)(model)
-        assert not Reparameterize(strength=1.0)(model).changes
+        assert not Reparameterize(strength=1.0, convolutions=True)(model).changes
 
 
 def test_outlier_suppression_leaves_channels_below_the_threshold_their_size():
