@@ -6,8 +6,9 @@
 
 Rows are those of models/weight_rows.py. Every conversion is a process of its own on calibration samples, whose CPU time
 and peak memory the operating system counts; scores are those of models/evaluate.py on data that no conversion has seen.
-Bits a weight are those of matrix products: what the file is smaller than the float file, taken off 32 for each of their
-weights. A row is written as soon as it is there: a run that was stopped goes on where it was.
+Bits are an average over the weights of products and convolutions, scales and 8-bit edges included: what the file is
+smaller than the float file as our spelling leaves it, taken off 32 for each of them. A row is written as soon as it is
+there: a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -36,6 +37,12 @@ from qonnx.model import save
 model, data, recipe, output = sys.argv[1:]
 result = convert(model, data=data, recipe=recipe)
 save(result.model, output, force=True)
+"""
+
+_SPELL = """
+import sys
+from qonnx.conversion import convert
+convert(sys.argv[1], recipe="spell-only", output=sys.argv[2], quiet=True)
 """
 
 
@@ -132,15 +139,26 @@ def measure(subject: Subject, name: str, how: str, data: pathlib.Path, folder: p
     answer = subprocess.run(score, check=True, capture_output=True, text=True, cwd=bench.FOLDER.parent)
     scores, size = json.loads(answer.stdout), output.stat().st_size
     kept = {column: float(scores[column]) for column in subject.columns}
-    return Row(name, size / 1e6, stored_bits(pathlib.Path(model), size), kept, count, cpu, peak)
+    return Row(name, size / 1e6, stored_bits(spelled(subject, folder), size), kept, count, cpu, peak)
+
+
+def spelled(subject: Subject, folder: pathlib.Path) -> pathlib.Path:
+    """The float model without what no result has: dead constants, unfused norms."""
+    file = folder / "spelled.onnx"
+    if not file.exists():
+        subprocess.run(
+            [sys.executable, "-c", _SPELL, str(subject.path()), str(file)], check=True, cwd=bench.FOLDER.parent
+        )
+    return file
 
 
 def stored_bits(model: pathlib.Path, size: int) -> float:
-    """Bits of a file of `size` bytes for each weight of the float model's matrix products."""
+    """Bits of a file of `size` bytes for each weight of the float model's products and convolutions."""
     graph = onnx.load(str(model), load_external_data=False).graph
     shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
-    read = {node.input[1] for node in graph.node if node.op_type in ("MatMul", "Gemm")}
-    weights = sum(int(np.prod(shapes[name])) for name in read & set(shapes) if len(shapes[name]) == 2)
+    shapes |= {n.output[0]: list(n.attribute[0].t.dims) for n in graph.node if n.op_type == "Constant"}
+    read = {node.input[1] for node in graph.node if node.op_type in ("MatMul", "Gemm", "Conv", "ConvTranspose")}
+    weights = sum(int(np.prod(shapes[name])) for name in read & set(shapes))
     whole = sum(file.stat().st_size for file in (model, model.with_name(f"{model.name}.data")) if file.exists())
     return 32 - 8 * (whole - size) / weights
 
