@@ -38,11 +38,14 @@ RECIPES: dict[str, tuple[str, str]] = {
     "vit-w4a4, Q/DQ only": ("vit-w4a4", _QDQ),
 }
 _NEAREST = '[options.observe]\ngram = false\n[options.solve_weights]\nsolver = "nearest"\n'
-_NEAREST += '[options.fit_levels]\nsamples = 0\n'
+_NEAREST += "[options.fit_levels]\nsamples = 0\n"
 _CHANGES = {
     "everything but GPTQ and fitted levels": "",
     "norms not folded": "[options.reparameterize]\nstrength = 0.0",
     "norms folded at full strength": "[options.reparameterize]\nstrength = 1.0",
+    "norms folded by SmoothQuant's rule": '[options.reparameterize]\nrule = "smooth"',
+    "norms folded by Outlier Suppression+": '[options.reparameterize]\nrule = "outliers"',
+    "noise of half a step": "[options.reparameterize]\nnoise = 0.5",
     "values not evened out": "[options.reparameterize_attention]\nstrength = 0.0",
     "GELU not scaled": "[options.reparameterize_inputs]\nstrength = 0.0",
     "GELU scaled with shifts": "[options.reparameterize_inputs]\nshifts = true",
@@ -52,6 +55,18 @@ _CHANGES = {
     "ranges × 1.2": "[options.assign]\nheadroom = 1.2",
 }
 STEPS: dict[str, tuple[str, str]] = {name: ("vit-w6a6", _NEAREST + change) for name, change in _CHANGES.items()}
+_SPLIT = """passes = [
+    "spell", "split_conv_transpose", "patches_to_matmul", "label", "observe", "split_channels", "reparameterize",
+    "reparameterize_attention", "reparameterize_inputs", "assign", "solve_weights", "correct_bias", "place_qdq",
+    "lower_static", "tidy",
+]
+[options.observe]
+gram = false
+[options.solve_weights]
+solver = "nearest"
+"""
+STEPS["wide channels split"] = ("vit-w6a6", _SPLIT)
+STEPS["wide channels split, norms not folded"] = ("vit-w6a6", _SPLIT + "[options.reparameterize]\nstrength = 0.0")
 _CHANGES_4 = {
     "levels not fitted, but clipped": "[options.fit_levels]\nsamples = 0",
     "one weight scale a channel": "[options.assign]\ninner_weight_block = 0",
