@@ -4,7 +4,7 @@
     QONNX_RUNTIMES="ort openvino" python -m …            only these; rows of the others stay as they were
 
 FOLDER keeps the converted models between runs. Each is converted by its recipe on its calibration data and run on
-samples that no conversion saw. npm packages come from QONNX_NODE_MODULES.
+samples that no conversion saw. npm packages come from QONNX_NODE_MODULES, onnx2tf from QONNX_LITERT.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from qonnx.everywhere import RuntimeRow, markdown, run_everywhere
 from qonnx.records import from_plain, to_plain
 
 DOCS = pathlib.Path(__file__).parent
-RUNTIMES = ("ort-unoptimized", "ort", "openvino", "ort-node", "ort-web", "ort-web-2", "ncnn", "ort-cuda", "tensorrt")
+RUNTIMES = ("ort-unoptimized", "ort", "openvino", "ort-node", "ort-web", "ort-web-2", "litert", "ncnn")
+RUNTIMES += ("ort-cuda", "tensorrt")
 SAMPLES = 2
 
 

@@ -64,44 +64,35 @@ def write_demo(
     the folder exists without `force`.
     """
     folder, scripts = pathlib.Path(folder), _scripts(node_modules)
+    if folder.exists() and not folder.is_dir():
+        raise QonnxError(f"'{folder}' is a file; choose a folder with -o")
     if folder.exists() and any(folder.iterdir()) and not force:
         raise QonnxError(f"'{folder}' is not empty; pass --force to overwrite it or choose another with -o")
-    model = load(result)
-    inputs = inputs_of(model)
+    original, model = load(reference), load(result)
+    inputs, output = inputs_of(model), model.graph.outputs[0].name
+    _refuse_strangers(original, model)
     text = text_input(inputs, vocabulary)
     if text is None and (len(inputs) != 1 or inputs[0].dtype != np.float32):
         raise QonnxError(f"the page feeds one float32 input or token ids; the model has {', '.join(map(str, inputs))}")
     samples = list(itertools.islice(data, SAMPLES))
     if not samples:
         raise QonnxError("the page starts with samples; pass at least one with --data")
-    output = model.graph.outputs[0].name
-    example = session(result).run([output], {one.name: np.asarray(samples[0][one.name], one.dtype) for one in inputs})[
-        0
-    ]
-    labels = labels or _characters(load(reference)) or _characters(model)
+    feed = {one.name: np.asarray(samples[0][one.name], one.dtype) for one in inputs}
+    (example,) = session(result).run([output], feed)
+    labels = labels or _characters(original) or _characters(model)
     view = _view(example, labels, vocabulary if text else ())
-    for part in ("models", "samples", "ort"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    for file in _PAGE.iterdir():
-        shutil.copyfile(file, folder / file.name)
-    for name in _SCRIPTS:
-        shutil.copyfile(scripts / name, folder / "ort" / name)
-    rows = []
-    for name, title, source in (("float", "Float", reference), ("quantized", "Quantized", result)):
-        file = folder / "models" / f"{name}.onnx"
-        file.unlink(missing_ok=True)
-        written_as(source, "functions", file)
-        rows.append({"name": title, "file": f"models/{name}.onnx", "bytes": file.stat().st_size})
-    one, shown = inputs[0], []
-    for index, sample in enumerate(samples):
-        shown.append(_said(sample, text) if text else _pixels(sample[one.name], folder / "samples", index))
+    _copy_page(folder, scripts)
+    one = inputs[0]
     config = {
         "title": f"{pathlib.Path(reference).stem}, float and quantized",
-        "models": rows,
+        "models": _write_models(folder, reference, result),
         "input": one.name,
         "text": None if text is None else dataclasses.asdict(text),
         "output": output,
-        "samples": shown,
+        "samples": [
+            _said(sample, text) if text else _pixels(sample[one.name], folder / "samples", index)
+            for index, sample in enumerate(samples)
+        ],
         "view": view,
         "labels": list(labels),
         "layout": preprocess.layout if preprocess else "nchw",
@@ -144,6 +135,36 @@ def photograph(folder: pathlib.Path, picture: pathlib.Path, *, width: int = 1000
     if "error" in found:
         raise QonnxError(f"the page failed: {found['error']}")
     return found
+
+
+def _refuse_strangers(original: ir.Model, model: ir.Model) -> None:
+    """The page feeds both models alike and compares the first output: QonnxError unless their names are the same."""
+    inputs = {one.name for one in inputs_of(model)} - {one.name for one in inputs_of(original)}
+    outputs = {model.graph.outputs[0].name} - {value.name for value in original.graph.outputs}
+    for what, strange in (("input", inputs), ("output", outputs)):
+        if strange:
+            raise QonnxError(f"the float model has no {what} '{min(strange)}'; the page feeds and reads both alike")
+
+
+def _copy_page(folder: pathlib.Path, scripts: pathlib.Path) -> None:
+    """The page's own files, and script and WebAssembly of the npm package."""
+    for part in ("models", "samples", "ort"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    for file in _PAGE.iterdir():
+        shutil.copyfile(file, folder / file.name)
+    for name in _SCRIPTS:
+        shutil.copyfile(scripts / name, folder / "ort" / name)
+
+
+def _write_models(folder: pathlib.Path, reference: str | os.PathLike, result: str | os.PathLike) -> list[dict]:
+    """Both models, as the browser reads them; what the page says of them."""
+    rows = []
+    for name, source in (("Float", reference), ("Quantized", result)):
+        file = folder / "models" / f"{name.lower()}.onnx"
+        file.unlink(missing_ok=True)
+        written_as(source, "functions", file)
+        rows.append({"name": name, "file": f"models/{file.name}", "bytes": file.stat().st_size})
+    return rows
 
 
 def _pixels(data: np.ndarray, folder: pathlib.Path, index: int) -> dict:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 import onnxruntime as ort
-from onnx_ir.passes.common import InlinePass
+from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 
 from qonnx.errors import QonnxError
 from qonnx.footprint import disk_bytes
@@ -200,8 +200,10 @@ def _widen(model: ir.Model, *, packed: bool) -> int:
 
 
 def _inline(model: ir.Model) -> None:
+    """Functions into the place of their calls; their constants become initializers, which every converter reads."""
     if model.functions:
         InlinePass()(model)
+        LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         model.functions.clear()
         for domain in set(model.graph.opset_imports) - {node.domain for node in model.graph.all_nodes()} - {""}:
             del model.graph.opset_imports[domain]

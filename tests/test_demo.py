@@ -84,6 +84,17 @@ def test_what_is_missing_is_said(pair, tmp_path, monkeypatch):
         write_demo(tmp_path / "two.onnx", tmp_path / "two.onnx", [], tmp_path / "out")
 
 
+def test_two_models_that_are_no_pair_are_refused(pair, modules, tmp_path):
+    renamed = ir.load(pair[0])
+    renamed.graph.outputs[0].name = "other"
+    ir.save(renamed, tmp_path / "renamed.onnx")
+    with pytest.raises(QonnxError, match="the float model has no output 'y'"):
+        write_demo(tmp_path / "renamed.onnx", *pair[1:], tmp_path / "out", node_modules=modules)
+    with pytest.raises(QonnxError, match="is a file"):
+        write_demo(*pair, tmp_path / "renamed.onnx", node_modules=modules)
+
+
+@pytest.mark.runtimes
 @pytest.mark.skipif(bool(RUNTIMES["ort-web"].missing(None)), reason=RUNTIMES["ort-web"].missing(None))
 def test_the_page_runs_both_models_in_a_browser(pair, tmp_path, capsys):
     words = [

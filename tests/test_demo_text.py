@@ -122,6 +122,7 @@ def test_the_page_is_told_how_to_read(pair, tmp_path, monkeypatch):
     assert config["text"]["inputs"] == [["input_ids", "ids", "int64"], ["attention_mask", "mask", "int64"]]
 
 
+@pytest.mark.runtimes
 @pytest.mark.skipif(bool(RUNTIMES["ort-web"].missing(None)), reason=RUNTIMES["ort-web"].missing(None))
 def test_words_run_through_both_models_in_a_browser(pair, tmp_path, capsys):
     picture = tmp_path / "page.png"

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from models import digits
 from models.tiny import build, inputs
 from qonnx import oracles
 from qonnx.__main__ import main
@@ -18,7 +19,7 @@ from qonnx.conversion import convert
 from qonnx.errors import QonnxError
 from qonnx.everywhere import JUDGE, markdown, run_everywhere
 from qonnx.runtimes import RUNTIMES, worker
-from qonnx.runtimes.browser import browsing, find_browser, served
+from qonnx.runtimes.browser import NO_BROWSER, browsing, find_browser, served
 from qonnx.runtimes.exchange import Job, Result, counts, read_job, read_result, write_error
 from qonnx.runtimes.ort import arithmetic
 from tests import test_kernels_low_rank
@@ -37,6 +38,9 @@ g (float[N,3,16,16] x, float[8,3,3,3] w1, float[8] b1, float[8,10] w2) => (float
 }
 """
 ABSENT = {name: r.missing(None) for name, r in RUNTIMES.items()}
+
+
+OTHERS = ("openvino", "ort-node", "ort-web", "ort-web-2", "litert")
 
 
 def needs(name: str):
@@ -147,7 +151,8 @@ def test_overloads_of_one_operator_run_in_the_specification(tmp_path, monkeypatc
         assert all(gap.figures.sqnr_db > 90 for gap in gaps), gaps
 
 
-@pytest.mark.parametrize("name", ["openvino", "ort-node", "ort-web", "ort-web-2"])
+@pytest.mark.runtimes
+@pytest.mark.parametrize("name", OTHERS)
 def test_other_runtimes_agree(name, pair, low_bit):
     if ABSENT[name]:
         pytest.skip(ABSENT[name])
@@ -156,10 +161,14 @@ def test_other_runtimes_agree(name, pair, low_bit):
     assert row.agreement.sqnr_db > 30 and row.top1 == 1
     path, samples = low_bit
     (row,) = run_everywhere(None, path, samples, [name], seconds=0.01)
+    if name == "litert":
+        assert row.state == "failed" and "ONNX_POW" in row.note, "it has no powers of integers"
+        return
     assert row.state == "ran", row.note
     assert row.agreement.sqnr_db > 90
 
 
+@pytest.mark.runtimes
 @needs("ncnn")
 def test_ncnn_runs_floats_and_names_what_it_does_not_know(pair):
     reference, result, samples = pair
@@ -177,6 +186,56 @@ def test_what_is_missing_says_how_to_get_it(pair, tmp_path, monkeypatch):
         if row.state == "missing":
             assert "install" in row.note
     assert rows[0].state == "missing", "there is no package in that folder"
+    with pytest.raises(QonnxError, match="nowhere' is not a folder"):
+        run_everywhere(*pair, ["ort-node"], node_modules=tmp_path / "nowhere")
+
+
+@pytest.fixture(scope="module", params=["static-w8a8", "vit-w8a8-qdq", "weight-int4"])
+def trained(request, tmp_path_factory):
+    """(float file, converted file) of the digits network or transformer."""
+    source = digits.CNN if request.param == "static-w8a8" else digits.VIT
+    images = [] if request.param == "weight-int4" else digits.samples("calibration", 24)[0]
+    result = tmp_path_factory.mktemp("trained") / "q.onnx"
+    data = [{digits.INPUT: image[None]} for image in images] or None
+    convert(source, data=data, recipe=request.param, output=result, quiet=True, threads=1)
+    return source, result
+
+
+@pytest.mark.runtimes
+@pytest.mark.parametrize("name", OTHERS)
+def test_trained_models_choose_alike_in_other_runtimes(name, trained):
+    if ABSENT[name]:
+        pytest.skip(ABSENT[name])
+    images = [{digits.INPUT: image[None]} for image in digits.samples("evaluation", 12)[0]]
+    (row,) = run_everywhere(*trained, images, [name], samples=12, seconds=0.01)
+    assert row.state == "ran", row.note
+    assert row.top1 == 1 and row.agreement.sqnr_db > 30, row
+
+
+def test_what_a_converter_says_is_the_reason(pair, tmp_path, monkeypatch):
+    """onnx2tf ends with success on what it does not know; its words, without colours, are the row."""
+    monkeypatch.setenv("QONNX_LITERT", str(tmp_path))
+    assert "litert/bin/pip install onnx2tf" in RUNTIMES["litert"].missing(None)
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "onnx2tf"
+    program.write_text("#!/bin/sh\nprintf '\\033[31mERROR:\\033[0m OP Foo is unsupported\\nbye\\n'\n")
+    program.chmod(0o755)
+    (row,) = run_everywhere(*pair, ["litert"])
+    assert (row.state, row.note) == ("failed", "onnx2tf does not convert it: ERROR: OP Foo is unsupported")
+    program.write_text("#!/bin/sh\nmkdir converted\ntouch converted/model_float32.tflite\n")
+    (tmp_path / "bin" / "python").write_text("#!/bin/sh\necho no interpreter >&2\nexit 4\n")
+    (tmp_path / "bin" / "python").chmod(0o755)
+    (row,) = run_everywhere(*pair, ["litert"])
+    assert (row.state, row.note) == ("failed", "it ended the process (exit code 4): no interpreter")
+
+
+def test_an_old_node_and_a_browser_that_is_not_there_are_missing(monkeypatch, tmp_path):
+    (tmp_path / "node").write_text("#!/bin/sh\necho v12.22.9\n")
+    (tmp_path / "node").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "node is v12.22.9; install Node.js 18" in RUNTIMES["ort-node"].missing(tmp_path)
+    monkeypatch.setenv("QONNX_BROWSER", str(tmp_path / "nothing"))
+    assert RUNTIMES["ort-web"].missing(tmp_path) == NO_BROWSER
 
 
 def test_operators_beyond_the_specification_are_named(tmp_path):
@@ -224,7 +283,8 @@ def test_the_command_shows_the_table_and_holds_bounds(pair, tmp_path, capsys):
 # ------------------------------------------------------------------------------------------------ the browser
 
 
-@pytest.mark.skipif(find_browser() is None, reason="no Chromium is installed")
+@pytest.mark.runtimes
+@pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)
 def test_a_page_is_isolated_and_can_answer(tmp_path):
     """Threads of WebAssembly need cross-origin isolation: two headers of the server."""
     (tmp_path / "page.html").write_text(

@@ -35,9 +35,10 @@ async function start() {
   }
   if (config.prepare) {
     $('drop').hidden = false;
-    $('file').onchange = (event) => event.target.files[0] && image(event.target.files[0]);
+    const take = (file) => file && image(file).catch(() => { $('verdict').textContent = `${file.name} is no image that this browser reads`; });
+    $('file').onchange = (event) => take(event.target.files[0]);
     document.ondragover = (event) => event.preventDefault();
-    document.ondrop = (event) => { event.preventDefault(); image(event.dataTransfer.files[0]); };
+    document.ondrop = (event) => { event.preventDefault(); take(event.dataTransfer.files[0]); };
   }
   $('samples').firstChild?.click();
 }
@@ -224,7 +225,11 @@ function tile(figure, words, pair = []) {
 
 function judge(rows, [a, b]) {
   let signal = 0, noise = 0;
-  for (let i = 0; i < a.data.length; i++) { signal += a.data[i] ** 2; noise += (a.data[i] - b.data[i]) ** 2; }
+  for (let i = 0; i < a.data.length; i++) {
+    const right = Number(a.data[i]); // whole numbers of 64 bits come as BigInt
+    signal += right ** 2;
+    noise += (right - Number(b.data[i])) ** 2;
+  }
   const decibels = 10 * Math.log10(signal / noise);
   const times = (x) => (x >= 9.95 ? x.toFixed(0) : x.toFixed(1));
   const faster = rows[0].ms / rows[1].ms;

@@ -6,13 +6,12 @@ import dataclasses
 import importlib.util
 import os
 import pathlib
-import subprocess
 import sys
 from collections.abc import Callable
 
 from qonnx.errors import QonnxError
-from qonnx.runtimes import node, web
-from qonnx.runtimes.browser import find_browser
+from qonnx.runtimes import litert, node, processes, web
+from qonnx.runtimes.browser import NO_BROWSER, find_browser
 from qonnx.runtimes.exchange import Job
 
 LIMIT = 1800  # seconds for one runtime in Python
@@ -24,7 +23,7 @@ class Runtime:
     """A program that runs ONNX models.
 
     missing: given a node_modules folder or None, how to get what is not there ("" if all is). run: does a job and
-    leaves a result in its folder. form: the variant of a model that it reads, a key of `qonnx.export.VARIANTS`.
+    leaves a result in its folder. form: the variant of a model that it reads, a key of `qonnx.exports.VARIANTS`.
     threads: fixed number, or None for what the user asks for.
     """
 
@@ -55,9 +54,9 @@ def _npm(package: str, *, browser: bool) -> Callable[[Modules], str]:
     def missing(modules: Modules) -> str:
         folder = node_modules(modules)
         if browser and find_browser() is None:
-            return "no Chromium was found; install one or name it in QONNX_BROWSER"
-        if not browser and node.program() is None:
-            return "node is not installed; install Node.js 18 or newer"
+            return NO_BROWSER
+        if not browser and (why := node.missing()):
+            return why
         if folder is None or not (folder / package).is_dir():
             return f"npm install {package}, then name the folder with --node-modules or QONNX_NODE_MODULES"
         return ""
@@ -66,7 +65,12 @@ def _npm(package: str, *, browser: bool) -> Callable[[Modules], str]:
 
 
 def node_modules(given: Modules = None) -> Modules:
-    """The folder of npm packages: as given, of QONNX_NODE_MODULES, or ./node_modules; None if there is none."""
+    """The folder of npm packages: as given, of QONNX_NODE_MODULES, or ./node_modules; None if there is none.
+
+    Raises QonnxError if the one given is no folder.
+    """
+    if given and not given.is_dir():
+        raise QonnxError(f"'{given}' is not a folder; name the node_modules that npm wrote")
     for folder in (given, os.environ.get("QONNX_NODE_MODULES"), "node_modules"):
         if folder and pathlib.Path(folder).is_dir():
             return pathlib.Path(folder)
@@ -78,12 +82,7 @@ def _worker(job: Job, _: Modules) -> None:
     ours = str(pathlib.Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), ours]))
     command = [sys.executable, "-m", "qonnx.runtimes.worker", str(job.folder)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=LIMIT, env={**os.environ, "PYTHONPATH": path}
-    )
-    if not (job.folder / "result.json").exists():
-        words = [line for line in done.stderr.splitlines() if line.strip()]
-        raise QonnxError(f"it ended the process (exit code {done.returncode}): {(words or ['nothing said'])[-1][:300]}")
+    processes.leave_result(command, job, LIMIT, {"PYTHONPATH": path})
 
 
 def _in_node(job: Job, modules: Modules) -> None:
@@ -92,6 +91,10 @@ def _in_node(job: Job, modules: Modules) -> None:
 
 def _in_web(job: Job, modules: Modules) -> None:
     web.run_job(job, node_modules(modules))
+
+
+def _in_litert(job: Job, _: Modules) -> None:
+    litert.run_job(job)
 
 
 RUNTIMES: dict[str, Runtime] = {
@@ -104,6 +107,7 @@ RUNTIMES: dict[str, Runtime] = {
     "ort-web": Runtime("onnxruntime-web, 1 thread", _npm("onnxruntime-web", browser=True), _in_web, threads=1),
     "ort-web-2": Runtime("onnxruntime-web, 2 threads", _npm("onnxruntime-web", browser=True), _in_web, threads=2),
     "ncnn": Runtime("ncnn through pnnx", _packages("pnnx", "ncnn"), _worker),
+    "litert": Runtime("LiteRT through onnx2tf", lambda _: litert.missing(), _in_litert, "inlined"),
     "ort-cuda": Runtime("ONNX Runtime on CUDA", _cuda, _worker),
     "tensorrt": Runtime("TensorRT", _package("tensorrt", "pip install tensorrt (NVIDIA GPU)"), _worker, "inlined"),
 }

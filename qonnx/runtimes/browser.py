@@ -15,16 +15,18 @@ from collections.abc import Iterator, Mapping
 
 from qonnx.errors import QonnxError
 
-_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
+_DEBIAN = ("chromium", "chromium-headless-shell")
+_NAMES = (*_DEBIAN, "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
+NO_BROWSER = "no Chromium was found; install one (Debian: apt-get install chromium) or name it in QONNX_BROWSER"
 _LARGEST = 1 << 30  # bytes that a page may post
 _HOLD = 600  # seconds
 _NOWHERE = os.path.join(os.devnull, "nothing")  # a path that cannot exist
 
 
 def find_browser() -> str | None:
-    """The Chromium that QONNX_BROWSER names, or the first one installed."""
-    named = os.environ.get("QONNX_BROWSER")
-    return named or next((path for name in _NAMES if (path := shutil.which(name))), None)
+    """The Chromium that QONNX_BROWSER names, or the first one installed; None if there is none."""
+    names = [named] if (named := os.environ.get("QONNX_BROWSER")) else _NAMES
+    return next((path for name in names if (path := shutil.which(name))), None)
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
@@ -97,7 +99,7 @@ def browsing(address: str, *more: str) -> Iterator[subprocess.Popen]:
     """A headless browser on `address`, with a profile of its own, ended with the block."""
     program = find_browser()
     if program is None:
-        raise QonnxError("no Chromium was found; install one or name it in QONNX_BROWSER")
+        raise QonnxError(NO_BROWSER)
     with tempfile.TemporaryDirectory(prefix="qonnx-browser-", ignore_cleanup_errors=True) as profile:
         command = [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         command += ["--no-first-run", "--disable-extensions", "--disable-background-networking", "--disable-sync"]

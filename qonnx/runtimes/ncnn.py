@@ -5,13 +5,13 @@ from __future__ import annotations
 import pathlib
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 
 import numpy as np
 
 from qonnx.errors import QonnxError
+from qonnx.runtimes import processes
 from qonnx.runtimes.exchange import Job, counts
 
 _TYPES = {"float32": "f32", "float16": "f16", "int64": "i64", "int32": "i32", "int8": "i8", "uint8": "u8", "bool": "b"}
@@ -59,16 +59,9 @@ def _converted(job: Job) -> tuple[pathlib.Path, pathlib.Path]:
     if program is None:
         raise QonnxError("the program pnnx is missing; pip install pnnx")
     command = [program, model.name, f"inputshape={shapes}", "fp16=0"]
-    try:
-        done = subprocess.run(
-            command, cwd=job.folder, capture_output=True, text=True, timeout=_CONVERSION_LIMIT, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise QonnxError(f"pnnx did not finish within {_CONVERSION_LIMIT} s") from error
+    code, said = processes.run(command, job, _CONVERSION_LIMIT)
     stem = re.sub(r"[^A-Za-z0-9_]", "_", model.stem)
     param, weights = job.folder / f"{stem}.ncnn.param", job.folder / f"{stem}.ncnn.bin"
-    said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-    if done.returncode or not param.exists():
-        telling = [line for line in said if re.search("not support|unsupport|unknown|fail|error", line, re.I)]
-        raise QonnxError(f"pnnx does not convert it: {(telling or said or ['it crashed without a word'])[-1][:300]}")
+    if code or not param.exists():
+        raise QonnxError(f"pnnx does not convert it: {processes.fault(said)}")
     return param, weights

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
+import re
 import shutil
 import subprocess
 
-from qonnx.errors import QonnxError
+from qonnx.runtimes import processes
 from qonnx.runtimes.exchange import Job
 
 _SCRIPT = pathlib.Path(__file__).with_name("node_runner.cjs")
 LIMIT = 900  # seconds
+OLDEST = 18  # major version whose binary interface onnxruntime-node is built for
 
 
 def program() -> str | None:
     return shutil.which("node") or shutil.which("nodejs")
 
 
+def missing() -> str:
+    """How to get a node that onnxruntime-node runs in; "" if there is one."""
+    found = program()
+    if found is None:
+        return f"node is not installed; install Node.js {OLDEST} or newer"
+    version = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout.strip()
+    major = re.match(r"v(\d+)", version)
+    if major is None or int(major[1]) < OLDEST:
+        return f"node is {version or 'of an unknown version'}; install Node.js {OLDEST} or newer"
+    return ""
+
+
 def run_job(job: Job, node_modules: pathlib.Path) -> None:
     """Run the job; QonnxError with node's last words if it ends without a result."""
     command = [program() or "node", str(_SCRIPT), str(job.folder), str(node_modules.resolve())]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=LIMIT, check=False, env={**os.environ, "NODE_PATH": ""}
-    )
-    if not (job.folder / "result.json").exists():
-        words = [line for line in done.stderr.splitlines() if line.strip()]
-        raise QonnxError(f"node ended with exit code {done.returncode}: {(words or ['nothing said'])[-1][:300]}")
+    processes.leave_result(command, job, LIMIT, {"NODE_PATH": ""})
