@@ -107,7 +107,7 @@ def test_ternary_groups_of_every_remainder(monkeypatch, op, tier):
 @native
 @pytest.mark.parametrize("op", OPERATORS)
 @pytest.mark.parametrize("element", ["FLOAT", "FLOAT16", "BFLOAT16"])
-@pytest.mark.parametrize("tokens", [0, 1, 2, 3, 4, 5, 7, 8, 11, 64, 257, 1031])
+@pytest.mark.parametrize("tokens", [0, 1, 2, 3, 4, 5, 7, 8, 9, 11, 64, 257, 265, 1031])
 def test_any_number_of_tokens_and_type(op, element, tokens):
     dtype = ir.DataType[element].numpy()
     weight = weight_of("b4", 70, 130, 32)

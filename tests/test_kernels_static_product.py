@@ -191,6 +191,19 @@ def test_sums_are_exact_integers_whatever_the_tier(monkeypatch, tier, kind, grid
 @pytest.mark.native
 @native
 @pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("kind", ["b1", "b4", "b4/rows", "b8", "b8/bytes", "ternary", "nf4"])
+def test_rows_of_zeros_give_the_bias_exactly(monkeypatch, tier, kind):
+    """Whatever the zero point of X is: it is taken off in integers, in every block."""
+    monkeypatch.setenv("QONNX_CPU", tier)
+    weight, bias = weight_of(kind, 70, 150, 32), np.linspace(-1, 1, 70, dtype=np.float32)
+    for grid in (GRIDS["u8"], GRIDS["u8 at an end"], GRIDS["s8"]):
+        x = np.full((1, 7, 150), grid.zero_point, grid.dtype.numpy())
+        np.testing.assert_array_equal(run(model_of(QUANTIZED, weight, grid, bias), x, 70, np.float32)[0], [bias] * 7)
+
+
+@pytest.mark.native
+@native
+@pytest.mark.parametrize("tier", TIERS)
 def test_numbers_become_the_codes_of_quantize_linear(monkeypatch, tier):
     """With the identity as weight the operator returns what it has quantized."""
     monkeypatch.setenv("QONNX_CPU", tier)
@@ -208,7 +221,7 @@ def test_numbers_become_the_codes_of_quantize_linear(monkeypatch, tier):
 @native
 @pytest.mark.parametrize("op", OPERATORS)
 @pytest.mark.parametrize("element", ["FLOAT", "FLOAT16", "BFLOAT16"])
-@pytest.mark.parametrize("tokens", [0, 1, 2, 3, 4, 5, 8, 11, 64, 257, 517])
+@pytest.mark.parametrize("tokens", [0, 1, 2, 3, 4, 5, 6, 7, 11, 64, 257, 264, 265, 531])
 def test_any_number_of_tokens_and_type(op, element, tokens):
     if op == QLINEAR and element != "FLOAT":
         pytest.skip("codes in, codes out: no float type")

@@ -34,6 +34,7 @@ alignas(64) constexpr uint8_t kTriples[3][64] = {
 
 constexpr int kTilesAtOnce = 2;  // tiles of 16 rows that the register file holds beside 8 tokens
 constexpr int kTokens = 8;
+constexpr int kBlockTokens = 6;  // beside which a float sum fits as well for every integer one
 constexpr size_t kStreamed = 4;  // up to so many tokens, decode in registers
 
 struct Bytes {
@@ -149,6 +150,7 @@ static inline Ints dot(Ints sum, Bytes w, int32_t a) {
 
 constexpr int kTilesAtOnce = 1;
 constexpr int kTokens = 4;
+constexpr int kBlockTokens = 4;
 constexpr size_t kStreamed = 2;
 
 struct Bytes {
@@ -296,6 +298,21 @@ static inline TripleTable load_triples() {
   for (int d = 0; d < 3; ++d) t.low[d] = load_table(kTriples[d]), t.high[d] = load_table(kTriples[d] + 16);
   return t;
 }
+#endif
+
+// Signed bytes of a weight with unsigned ones of X: where the instruction takes the two the other way round as well.
+#if defined(__AVX512VNNI__)
+constexpr bool kSignedBytes = true;
+static inline Bytes all_bytes(int8_t x) { return {_mm512_set1_epi8(x)}; }
+static inline Bytes operator-(Bytes a, Bytes b) { return {_mm512_sub_epi8(a.v, b.v)}; }
+static inline Ints dot_signed(Ints sum, Bytes w, int32_t a) {
+  return {_mm512_dpbusd_epi32(sum.v, _mm512_set1_epi32(a), w.v)};
+}
+#else
+constexpr bool kSignedBytes = false;
+Bytes all_bytes(int8_t x);  // these three are named in code that is thrown away
+Bytes operator-(const Bytes& a, const Bytes& b);
+Ints dot_signed(const Ints& sum, const Bytes& w, int32_t a);
 #endif
 
 }  // namespace qonnx::cpu::QONNX_TIER

@@ -3,6 +3,7 @@
 
 constexpr int kTilesAtOnce = 1;
 constexpr int kTokens = 4;
+constexpr int kBlockTokens = 4;
 constexpr size_t kStreamed = 2;
 
 struct Bytes {

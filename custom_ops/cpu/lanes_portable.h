@@ -2,6 +2,7 @@
 
 constexpr int kTilesAtOnce = 1;
 constexpr int kTokens = 1;
+constexpr int kBlockTokens = 1;
 constexpr size_t kStreamed = 0;
 
 struct Bytes {

@@ -7,8 +7,8 @@
 //
 // Few tokens (up to 8): every code is decoded in registers and used at once; the weight streams through, once.
 // More tokens: a run of groups of the panel is decoded to bytes into the L1 cache (16 KB) and multiplied with all
-// tokens, eight at a time, before the next run; partial results stay in `sums`. The number of tokens is rounded up to
-// 1, 2, 4 or a multiple of 8 with rows of zeros.
+// tokens, kBlockTokens at a time, before the next run; partial results stay in `sums`. The number of tokens is rounded
+// up to 1, 2, 4, 8 or a multiple of kBlockTokens with rows of zeros.
 #include "codebook_decode.h"
 #include "lowbit_decode.h"
 #include "lowbit_dots.h"
@@ -152,6 +152,7 @@ static inline void decode_chunk(Steps<j...>, const uint8_t* lines, const Decoder
 }
 
 // Decoded groups [group, group + groups) times `tokens` tokens, added to sums. `plain`: zeros are in the start values.
+// Float sums stay in registers meanwhile, where there are enough of them.
 template <int value_bits, bool plain, int tokens>
 void multiply(const LowBitWeight& shared_weight, const uint8_t* decoded, size_t panel, int tile, size_t group,
               size_t groups, const QuantizedRows& shared_q, size_t first, float* sums) {
@@ -164,28 +165,38 @@ void multiply(const LowBitWeight& shared_weight, const uint8_t* decoded, size_t 
   const int8_t* x = q.codes + first * weight.width() + group * weight.units * kUnit * tokens;
   const uint8_t* v = decoded + 64 * static_cast<size_t>(tile);
   sums += kTile * static_cast<size_t>(tile);
+  Floats total[tokens][tiles];
+#pragma GCC unroll 8
+  for (int m = 0; m < tokens; ++m)
+#pragma GCC unroll 2
+    for (int t = 0; t < tiles; ++t)
+      total[m][t] = load_floats(sums + static_cast<size_t>(m) * kPanel + kTile * static_cast<size_t>(t));
   for (size_t g = group; g < group + groups; ++g) {
     const size_t index_q = first * all_groups + g * tokens;
     Ints dots[tokens][tiles];
-    sum_group<value_bits>(v, x, units, q.start + index_q, dots);
+#pragma GCC unroll 8
+    for (int m = 0; m < tokens; ++m)
+#pragma GCC unroll 2
+      for (int t = 0; t < tiles; ++t) dots[m][t] = ints(q.start[index_q + static_cast<size_t>(m)]);
+    prefetch_next_rows(x, weight.width() * tokens, units * kUnit * tokens);
+    add_group<value_bits, false>(v, x, units, dots);
     v += units * 8 * kLine;
     x += units * kUnit * tokens;
-    float* to = sums;
-#if defined(__GNUC__)
-    asm("" : "+r"(to));  // or compilers keep sixteen addresses instead of one
-#endif
 #pragma GCC unroll 2
     for (int t = 0; t < tiles; ++t) {
       const size_t index = at + g * kPanel + kTile * static_cast<size_t>(t);
       const Floats scale = parameters(weight, weight.scales, index);
 #pragma GCC unroll 8
-      for (int m = 0; m < tokens; ++m) {
-        float* sum = to + static_cast<size_t>(m) * kPanel + kTile * static_cast<size_t>(t);
-        store_floats(sum, finished(weight, kind, dots[m][t], scale, index, q, index_q + static_cast<size_t>(m),
-                                   load_floats(sum)));
-      }
+      for (int m = 0; m < tokens; ++m)
+        total[m][t] =
+            finished(weight, kind, dots[m][t], scale, index, q, index_q + static_cast<size_t>(m), total[m][t]);
     }
   }
+#pragma GCC unroll 8
+  for (int m = 0; m < tokens; ++m)
+#pragma GCC unroll 2
+    for (int t = 0; t < tiles; ++t)
+      store_floats(sums + static_cast<size_t>(m) * kPanel + kTile * static_cast<size_t>(t), total[m][t]);
 }
 
 template <class C>
@@ -212,21 +223,24 @@ void many(const LowBitWeight& weight, size_t panel, const QuantizedRows& q, size
     const size_t groups = weight.groups - g < run ? weight.groups - g : run;
     decode(g, groups, decoded);
     for (int tile = 0; tile < 2; tile += kTilesAtOnce) {
-      if (weight.codebook && tokens == 1) {
-        multiply<8, true, 1>(weight, decoded, panel, tile, g, groups, q, first, sums);
-        continue;
-      }
-      for (size_t m = 0; m < tokens; m += kTokens)
-        (plain ? multiply<value_bits, true, kTokens>
-               : multiply<value_bits, false, kTokens>)(weight, decoded, panel, tile, g, groups, q, first + m,
-                                                       sums + m * kPanel);
+      const size_t together = q.together;
+      const auto rows = [&](auto count) {
+        for (size_t m = 0; m < tokens; m += together)
+          (plain ? multiply<value_bits, true, count()>
+                 : multiply<value_bits, false, count()>)(weight, decoded, panel, tile, g, groups, q, first + m,
+                                                         sums + m * kPanel);
+      };
+      if (together == kBlockTokens) rows(std::integral_constant<int, kBlockTokens>{});
+      else if (together == 1) rows(std::integral_constant<int, 1>{});
+      else rows(std::integral_constant<int, kTokens>{});
     }
   }
 }
 
 size_t rows_together(const LowBitWeight& weight, size_t rows) {
-  if (weight.codebook) return rows == 1 ? 1 : kTokens;
-  return together(weight, rows);
+  if (weight.codebook && rows == 1) return 1;
+  if (!weight.codebook && rows <= kStreamed) return together(weight, rows);
+  return rows <= kTokens ? kTokens : kBlockTokens;
 }
 
 void int8(const LowBitWeight& weight, size_t panel, const QuantizedRows& q, size_t first, size_t tokens, float* sums) {
@@ -237,8 +251,7 @@ void int8(const LowBitWeight& weight, size_t panel, const QuantizedRows& q, size
   with_codes(weight, [&](auto codes) {
     using C = decltype(codes);
     if constexpr (kStreamed > 0)
-      if (q.together < kTokens || (tokens == q.together && kStreamed == 4))
-        return few<C>(weight, panel, q, first, sums);
+      if (q.together != kBlockTokens) return few<C>(weight, panel, q, first, sums);
     const Decoder<C> decoder(weight);
     const uint8_t* lines = weight.codes + panel * weight.panel_bytes();
     many<C::value_bits>(weight, panel, q, first, tokens, sums, [&](size_t, size_t groups, uint8_t* decoded) {

@@ -9,7 +9,7 @@
 // block_size, levels, codes_per_word, bytes_per_word of the weight; x_minimum and x_maximum, y_minimum and y_maximum:
 // the range of the codes that are made here. A NaN in X spoils its row.
 //
-// Rows of X are laid out in parallel, then panels of 32 outputs are computed in parallel, at most 256 rows at a time.
+// Rows of X are laid out in parallel, then panels of 32 outputs are computed in parallel, at most 264 rows at a time.
 #include "static_product.h"
 
 #include <algorithm>
@@ -129,9 +129,9 @@ class StaticMatMul {
       if (x.type != x_zero.type)
         throw Error(who_ + "X is " + type_text(x.type) + " and x_zero_point " + type_text(x_zero.type) +
                     "; both must have one type");
-      call.grid.shift = is_signed(x.type) ? 0 : 128;
+      call.grid.negative = is_signed(x.type);
     } else {
-      call.grid.shift = call.grid.maximum > 127 ? 128 : 0;
+      call.grid.negative = call.grid.minimum < 0;
     }
     if constexpr (kCodesOut) {
       call.y_grid = y_grid_;
@@ -144,6 +144,9 @@ class StaticMatMul {
           LowBitInputs{context.input(kCodes), context.input(kScale), context.input(kZero), context.input(kTable)},
           who_);
     call.weight = weight_ ? &*weight_ : &*fresh;
+    call.signs = kernels_.signs(call.weight->packed.weight());
+    if (call.signs) call.grid.shift = call.grid.negative ? -128 : 0;
+    else call.grid.shift = call.grid.negative ? 0 : 128;
     const std::vector<float> fresh_bias = constant_bias_.empty() ? bias_of(context.input(kBias)) : std::vector<float>();
     call.bias = constant_bias_.empty() ? fresh_bias.data() : constant_bias_.data();
 
@@ -161,6 +164,7 @@ class StaticMatMul {
  private:
   struct Call {
     const StaticWeight* weight;
+    bool signs;  // of the weight's bytes
     StaticGrid grid, y_grid;
     const float* bias;          // [panels · 32]
     const int32_t* correction;  // [panel][chain][32]
@@ -201,7 +205,15 @@ class StaticMatMul {
   }
 
   std::vector<int32_t> correction_of(const Call& call) const {
+    const LowBitWeight& weight = call.weight->packed.weight();
     std::vector<int32_t> correction = call.weight->value_sums;
+    if (call.signs)
+      for (size_t g = 0; g < weight.groups; ++g) {
+        const int32_t zeros = static_cast<int32_t>(weight.zero) * static_cast<int32_t>(weight.group_columns(g));
+        for (size_t panel = 0; panel < weight.panels; ++panel)
+          for (size_t row = 0; row < kPanel; ++row)
+            correction[(panel * chain_count(weight) + chain_of(weight, g)) * kPanel + row] -= zeros;
+      }
     const int32_t zero = call.grid.zero_point - call.grid.shift;
     for (int32_t& sum : correction) sum *= -zero;
     return correction;
@@ -227,12 +239,14 @@ class StaticMatMul {
     const LowBitWeight& weight = call.weight->packed.weight();
     const size_t width = weight.width(), chains = chain_count(weight), together = kernels_.together(rows);
     const size_t filled = (rows + together - 1) / together * together;
+    const size_t sums = call.signs ? 0 : filled * chains;
     const size_t tasks = std::min(filled, rows * width / kTaskNumbers + 1);
     const size_t own = Scratch::size_of<float>(shape_.columns);  // of a task
     Scratch::Loan loan(scratch_, tasks * own + Scratch::size_of<int8_t>(filled * width) +
-                                     Scratch::size_of<int32_t>(filled * chains) + Scratch::size_of<uint8_t>(filled));
+                                     Scratch::size_of<int32_t>(sums) + Scratch::size_of<uint8_t>(filled));
     float* wide = loan.next<float>(tasks * own / sizeof(float));
-    const StaticRows q{loan.next<int8_t>(filled * width), loan.next<int32_t>(filled * chains), together};
+    StaticRows q{loan.next<int8_t>(filled * width), loan.next<int32_t>(sums), together};
+    if (call.signs) q.sum = nullptr;
     uint8_t* spoiled = loan.next<uint8_t>(filled);
     context.parallel(tasks, [&](size_t task) {
       float* row_space = wide + task * own / sizeof(float);

@@ -1,12 +1,18 @@
 // Low-bit matrix product of activations that are quantized already: rows of codes, and the table of kernels of a tier.
 //
-// With activation codes c, their zero point a and signed bytes q = c − shift (shift 128 for unsigned codes, else 0):
+// With activation codes c, their zero point a and bytes q = c − shift:
 //
 //   y[m, n] = x_scale · Σ_g scale[n, g] · Σ_k (c[m, k] − a) · (v[n, k] − zero[n, g]) + bias[n]
-//   Σ_k (c − a) · (v − zero) = Σ_k q · v + correction[n, g] − zero · sum[m, g]
-//   correction = −(a − shift) · Σ_k v,   sum = Σ_k (c − a)
 //
-// so the inner loop is the byte product of any low-bit weight. Integer sums run over chains: whole blocks where they
+// so the inner loop is the byte product of any low-bit weight, in one of two forms:
+//
+//   q signed, v unsigned    Σ_k (c − a) · (v − zero) = Σ_k q · v + correction[n, g] − zero · sum[m, g]
+//                           correction = −(a − shift) · Σ_k v,   sum = Σ_k (c − a)
+//   q unsigned, v signed    Σ_k (c − a) · (v − zero) = Σ_k q · (v − zero) + correction[n, g]
+//                           correction = −(a − shift) · Σ_k (v − zero)
+//
+// The second needs nothing of a row but its codes; it is for whole zeros in reach of a signed byte, on tiers that have
+// the instruction. Integer sums run over chains: whole blocks where they
 // have at most 8192 columns, else pieces of so many. A weight with one chain is summed exactly, and every tier gives the
 // same bits: y = ((float)Σ · scale) · x_scale + bias, each step rounded.
 #pragma once
@@ -32,7 +38,7 @@ static inline bool ends_chain(const LowBitWeight& weight, size_t group) {
 
 // Rows of codes in padded columns, `together` of them interleaved:
 //   codes  [row / together][k / 4][row mod together][4]     0 in the padding
-//   sum    [row / together][chain][row mod together]        Σ (c − a) over real columns
+//   sum    [row / together][chain][row mod together]        Σ (c − a) over real columns; null where nobody needs it
 struct StaticRows {
   int8_t* codes;
   int32_t* sum;
@@ -43,10 +49,13 @@ struct StaticRows {
 struct StaticGrid {
   float scale;
   int32_t zero_point, minimum, maximum, shift;
+  bool negative;  // codes that are there already are signed bytes
 };
 
 struct StaticProduct {
   size_t (*together)(size_t rows);
+  // Whether the weight's bytes are signed here and those of X are not.
+  bool (*signs)(const LowBitWeight&);
   // One row of codes [columns] into row `row`; null for a row of zeros.
   void (*place)(const LowBitWeight&, const uint8_t* x, const StaticGrid& grid, size_t row, const StaticRows& q);
   // One row of floats; false when it holds a NaN.
