@@ -60,6 +60,8 @@ def follow(value: ir.Value, channels: np.ndarray) -> tuple[list[Leaf], list[ir.V
         for use in current.uses():
             if use.node.graph is not value.graph:
                 return None
+            if is_op(use.node, "Shape", "Size"):
+                continue
             if is_op(use.node, "Concat"):
                 if all(part in arrived for part in use.node.inputs) and use.node.outputs[0] not in arrived:
                     joined = _join(use.node, [arrived[part] for part in use.node.inputs])
@@ -109,9 +111,13 @@ def _scaling(node: ir.Node, index: int) -> float | None:
 
 def _move(node: ir.Node, x: np.ndarray) -> list[np.ndarray] | None:
     """What the node makes of `x`, one array an output; None if it computes or depends on more than constants."""
-    if not is_op(node, *_MOVES) or any(value is not None and array(value) is None for value in node.inputs[1:]):
+    if not is_op(node, *_MOVES):
         return None
     operands = [None if value is None else array(value) for value in node.inputs[1:]]
+    if is_op(node, "Reshape") and operands[0] is None:
+        operands = [_inferred_shape(node)]
+    if any(value is not None and operand is None for value, operand in zip(node.inputs[1:], operands, strict=True)):
+        return None
     try:
         return _MOVES[node.op_type](node, x, *operands)
     except (ValueError, IndexError):  # shapes of the sample that this place was not made for
@@ -121,6 +127,12 @@ def _move(node: ir.Node, x: np.ndarray) -> list[np.ndarray] | None:
 def _reshape(node: ir.Node, x: np.ndarray, shape: np.ndarray) -> list[np.ndarray]:
     keep = not integer(node, "allowzero", 0)
     return [x.reshape([x.shape[i] if n == 0 and keep else n for i, n in enumerate(shape.tolist())])]
+
+
+def _inferred_shape(node: ir.Node) -> np.ndarray | None:
+    """A computed shape of which at most one size is not known."""
+    sizes = [size if isinstance(size, int) else -1 for size in node.outputs[0].shape or ()]
+    return np.array(sizes) if sizes and sizes.count(-1) <= 1 else None
 
 
 def _transpose(node: ir.Node, x: np.ndarray) -> list[np.ndarray]:

@@ -35,9 +35,10 @@ class Label(Pass):
 
     def changes(self, model: ir.Model) -> Iterator[Change]:
         for graph in bodies(model):
+            fixed = _fixed(graph)
             for node in graph:
                 for output in node.outputs:
-                    role, after = _role(output), _after(output)
+                    role, after = _role(output, fixed), _after(output)
                     known = note(output)
                     if (role, after) != (known.role, known.after):
                         known.role, known.after = role, after
@@ -46,11 +47,11 @@ class Label(Pass):
                         )
 
 
-def _role(value: ir.Value) -> str | None:
+def _role(value: ir.Value, fixed: set[ir.Value]) -> str | None:
     node = value.producer()
-    if is_op(node, "Softmax") and any(is_op(user, "MatMul") for user in _readers(value)):
+    if is_op(node, "Softmax") and any(is_op(user, "MatMul") for user in _readers(value, fixed)):
         return "probabilities"
-    if any(is_op(user, "Softmax") for user in _readers(value)):
+    if any(is_op(user, "Softmax") for user in _readers(value, fixed)):
         return "scores"
     if node.op_type in NORMS:
         return "norm"
@@ -59,14 +60,25 @@ def _role(value: ir.Value) -> str | None:
     return None
 
 
-def _readers(value: ir.Value) -> Iterator[ir.Node]:
-    """Nodes that read the value, looking through data movement and scaling by constants."""
+def _readers(value: ir.Value, fixed: set[ir.Value]) -> Iterator[ir.Node]:
+    """Nodes that read the value, looking through data movement and steps with a constant or a `fixed` value."""
     for user in value.consumers():
         yield user
-        scaling = user.op_type in _SCALINGS and any(is_constant(x) for x in user.inputs)
-        if is_op(user, *MOVES) or (is_op(user, *_SCALINGS) and scaling):
+        others = [x for x in user.inputs if x is not value]
+        scaling = is_op(user, *_SCALINGS) and any(x in fixed or is_constant(x) for x in others)
+        if is_op(user, *MOVES) or scaling:
             for output in user.outputs:
-                yield from _readers(output)
+                yield from _readers(output, fixed)
+
+
+def _fixed(graph: ir.Graph) -> set[ir.Value]:
+    """Computed values that only constants and shapes decide, like a mask repeated for every image."""
+    fixed: set[ir.Value] = set()
+    for node in graph:
+        given = [value for value in node.inputs if value is not None]
+        if is_op(node, "Shape", "Size") or all(value in fixed or is_constant(value) for value in given):
+            fixed.update(node.outputs)
+    return fixed
 
 
 def _after(value: ir.Value) -> str | None:

@@ -127,7 +127,8 @@ def _keys(leaf: Leaf) -> np.ndarray | None:
 
 
 def _softmax_over_last(scores: ir.Value) -> bool:
-    """Whether all that becomes of the scores is scaling by one number, adding, and a Softmax over the last axis."""
+    """Whether all that becomes of the scores is scaling by one number, adding, reshaping that keeps rows, as masks of
+    windows need it, and a Softmax over the last axis."""
     users = [use.node for use in scores.uses()]
     if not users or scores.is_graph_output():
         return False
@@ -140,9 +141,17 @@ def _softmax_over_last(scores: ir.Value) -> bool:
             factor = array(other)
             if factor is None or factor.size != 1 or not _softmax_over_last(user.outputs[0]):
                 return False
-        elif not is_op(user, "Add") or not _softmax_over_last(user.outputs[0]):
+        elif not (is_op(user, "Add") or _keeps_rows(user)) or not _softmax_over_last(user.outputs[0]):
             return False
     return True
+
+
+def _keeps_rows(node: ir.Node) -> bool:
+    """Whether it is a Reshape that leaves the last axis as it is."""
+    if not is_op(node, "Reshape"):
+        return False
+    ends = [value.shape[-1] if value.shape else None for value in (node.inputs[0], node.outputs[0])]
+    return isinstance(ends[0], int) and ends[0] == ends[1]
 
 
 def _values(leaf: Leaf) -> np.ndarray | None:

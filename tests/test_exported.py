@@ -18,6 +18,7 @@ from qonnx.families import is_vision_transformer
 from qonnx.ledger import ledger
 from qonnx.model import load, save
 from qonnx.notes import note
+from qonnx.passes import PASSES, SPELLING
 from qonnx.passes.infer_shapes import InferShapes
 from qonnx.passes.label import Label
 from qonnx.passes.observe import Observe
@@ -175,6 +176,27 @@ RECIPES = {"vit-w8a8": 25.0, "vit-w6a6": 18.0, "vit-w4a8": 14.0, "vit-w4a4": 8.0
 def test_every_product_of_an_exported_network_is_on_codes(network, exporter, recipe, tmp_path):
     onnx.save(exported.stored(network, exporter), tmp_path / "network.onnx")
     assert every_product_is_on_codes(tmp_path / "network.onnx", network, recipe) > RECIPES[recipe]
+
+
+@pytest.mark.parametrize("exporter", exported.EXPORTERS)
+@pytest.mark.parametrize("network", exported.NETWORKS)
+def test_every_norm_is_folded_and_every_key_centred(network, exporter):
+    """Also behind shifted windows, whose shapes and masks are computed; values there where their way is static."""
+    model = ir.from_proto(exported.stored(network, exporter))
+    for name in SPELLING:
+        PASSES[name]()(model)
+    before = session(model.clone(), optimization="none").run(None, exported.images(1, 1)[0])[0]
+    Label()(model)
+    Observe(exported.images(4))(model)
+    folded = Reparameterize(strength=1.0)(model).changes
+    changes = ReparameterizeAttention()(model).changes
+    blocks = exported.BLOCKS[network]
+    assert len(folded) >= 2 * blocks
+    assert sum("keys centred" in change.what for change in changes) == blocks
+    values = sum("values folded" in change.what for change in changes)
+    assert values == (2 if network.startswith("swin") and exporter == "torchscript" else blocks)
+    after = session(model.clone(), optimization="none").run(None, exported.images(1, 1)[0])[0]
+    np.testing.assert_allclose(after, before, rtol=0, atol=2e-4 * np.abs(before).max())
 
 
 @pytest.mark.slow
