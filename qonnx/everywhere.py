@@ -92,6 +92,7 @@ def run_everywhere(
     floats = None
     if reference is not None:
         floats = _run(session(reference, **way), [interface.feed(sample) for sample in kept], tuple(interface.outputs))
+    manner = _Manner(threads, tuple(map(os.path.abspath, libraries)), node_modules, seconds)
     rows = []
     for name in progress(chosen, "Running"):
         runtime = RUNTIMES[name]
@@ -99,22 +100,10 @@ def run_everywhere(
             rows.append(RuntimeRow(name, runtime.title, "missing", why))
             continue
         try:
-            with tempfile.TemporaryDirectory(prefix="qonnx-", ignore_cleanup_errors=True) as folder:
-                job = Job(
-                    pathlib.Path(folder),
-                    name,
-                    "model.onnx",
-                    tuple(feeds),
-                    outputs,
-                    threads=runtime.threads or threads,
-                    seconds=seconds,
-                    libraries=tuple(map(os.path.abspath, libraries)),
-                )
-                found = _done(job, runtime, result, node_modules)
+            found = _whole(name, manner, result, feeds, outputs)
             row = _row(name, runtime, found, expected, floats)
             if row.agreement.sqnr_db < EXPLAINED:
-                asked = (name, runtime, result, feeds[0], found)
-                row = dataclasses.replace(row, reason=_reason(*asked, threads, node_modules))
+                row = dataclasses.replace(row, reason=_reason(name, manner, result, feeds[0], found))
             rows.append(row)
         except QonnxError as error:
             rows.append(RuntimeRow(name, runtime.title, "failed", str(error)))
@@ -134,30 +123,45 @@ def _run(opened, feeds: Sequence[Feed], outputs: Sequence[str]) -> list[Feed]:
     return [dict(zip(outputs, opened.run(list(outputs), feed), strict=True)) for feed in feeds]
 
 
-def _done(job: Job, runtime: Runtime, source: str | os.PathLike, node_modules: pathlib.Path | None) -> Result:
-    """Write the form of the model that the runtime reads, run the job, read what it left."""
-    written_as(source, runtime.form, job.folder / job.model)
-    job.write()
-    runtime.run(job, node_modules)
-    found = read_result(job.folder, runtime.title)
-    optimized = job.folder / "node_optimized.onnx"
-    if not found.fused and optimized.exists():
-        graph = onnx.load(optimized, load_external_data=False).graph
-        found = dataclasses.replace(found, fused=arithmetic([node.op_type for node in graph.node]))
-    return found
+@dataclasses.dataclass(frozen=True)
+class _Manner:
+    """How every runtime is asked to run: fields of Job, and where npm packages are."""
 
+    threads: int
+    libraries: tuple[str, ...]
+    node_modules: pathlib.Path | None
+    seconds: float
 
-def _reason(name, runtime, source, feed, found: Result, threads, node_modules) -> Reason | None:
-    """Each operator on its own in that runtime, on the first sample; None if the model has no quantizers."""
-    count = runtime.threads or threads
-
-    def run(folder: pathlib.Path, codes: Feed, outputs: tuple[str, ...]) -> Feed:
-        job = Job(folder, name, "model.onnx", (codes,), outputs, threads=count, seconds=0)
+    def done(self, name: str, folder: pathlib.Path, feeds: Sequence[Feed], outputs: tuple[str, ...]) -> Result:
+        """Run "model.onnx" of `folder` in the runtime `name`; QonnxError with what it says if it fails."""
+        runtime = RUNTIMES[name]
+        job = Job(folder, name, "model.onnx", tuple(feeds), outputs, threads=runtime.threads or self.threads)
+        job = dataclasses.replace(job, seconds=self.seconds, libraries=self.libraries)
         job.write()
-        runtime.run(job, node_modules)
-        return read_result(folder, runtime.title).samples[0]
+        runtime.run(job, self.node_modules)
+        return read_result(folder, runtime.title)
 
-    return reason(source, run, feed, found.samples[0], threads)
+
+def _whole(
+    name: str, manner: _Manner, source: str | os.PathLike, feeds: list[Feed], outputs: tuple[str, ...]
+) -> Result:
+    """The model at path `source`, in the form that the runtime reads."""
+    with tempfile.TemporaryDirectory(prefix="qonnx-", ignore_cleanup_errors=True) as place:
+        folder = pathlib.Path(place)
+        written_as(source, RUNTIMES[name].form, folder / "model.onnx")
+        found = manner.done(name, folder, feeds, outputs)
+        optimized = folder / "node_optimized.onnx"
+        if not found.fused and optimized.exists():
+            graph = onnx.load(optimized, load_external_data=False).graph
+            found = dataclasses.replace(found, fused=arithmetic([node.op_type for node in graph.node]))
+        return found
+
+
+def _reason(name: str, manner: _Manner, source: str | os.PathLike, feed: Feed, found: Result) -> Reason | None:
+    """Each operator on its own in that runtime, on the first sample; None if the model has no quantizers."""
+    untimed = dataclasses.replace(manner, seconds=0, libraries=())
+    run = lambda folder, codes, outputs: untimed.done(name, folder, (codes,), outputs).samples[0]  # noqa: E731 - as short as what it does
+    return reason(source, run, feed, found.samples[0], manner.threads)
 
 
 def _row(name: str, runtime: Runtime, found: Result, expected: list[Feed], floats: list[Feed] | None) -> RuntimeRow:
