@@ -50,7 +50,7 @@ from qonnx.passes.rewire import (
     only_use,
     set_input,
 )
-from qonnx.passes.solve_jobs import Job, check_workers, executor_for, in_parts
+from qonnx.passes.solve_jobs import Job, asked, check_workers, executor_for, in_parts
 from qonnx.passes.solve_weights import job_of, layout_of, solve
 from qonnx.patches import patches
 from qonnx.plan import Plan
@@ -115,7 +115,8 @@ class SolveInTurn(Pass):
         true = Walk(model, samples, **session) if needed else None
         walks = Walks(true, Walk(twin_model, samples, **session))
         shared: dict[ir.Value, QuantizedTensor] = {}  # weights that several layers read are solved for the first
-        with executor_for(self.workers, self.executor) as executor:
+        workers, folder = asked(self.settings, self.workers, self.folder)
+        with executor_for(workers, self.executor) as executor:
             while waiting:
                 free = _free_nodes(model, waiting)
                 stage = [node for node in waiting if node in free]
@@ -127,21 +128,9 @@ class SolveInTurn(Pass):
                 walks.twin.reach([twins[n].inputs[0].name for n in stage], [s[1].name for s in streams.values() if s])
                 walks.summed.clear()
                 tasks = {node: self._task(node, twins[node], streams[node], walks) for node in stage}
-                yield from self._stage(tasks, twins, shared, executor)
+                jobs = functools.partial(in_parts, executor=executor, workers=workers, folder=folder)
+                yield from _in_order(tasks, shared, jobs)
                 waiting = [node for node in waiting if node not in free]
-
-    def _stage(self, tasks: dict, twins: dict, shared: dict, executor) -> Iterator[tuple[ir.Node, str]]:
-        """Solve layers that know nothing of each other, in order."""
-        first: dict[ir.Value, ir.Node] = {}
-        for node in tasks:
-            if node.inputs[1] not in shared:
-                first.setdefault(node.inputs[1], node)
-        jobs = (tasks[node].job() for node in first.values())
-        found = in_parts(jobs, executor, self.workers, self.folder)
-        for node, task in tasks.items():
-            if first.get(node.inputs[1]) is node:
-                shared[node.inputs[1]] = next(found)
-            yield node, task.settle(shared[node.inputs[1]])
 
     def _stream(self, node: ir.Node, twin: ir.Node, free: set[ir.Node]) -> tuple[ir.Value, ir.Value] | None:
         """What the layer's output is added to, in both models; None if nothing is, or it is not known yet."""
@@ -247,6 +236,19 @@ class Walks:
                 found.add(true, quantized, weights)
             self.summed[key] = found
         return self.summed[key]
+
+
+def _in_order(tasks: dict[ir.Node, Task], shared: dict, solutions: Callable) -> Iterator[tuple[ir.Node, str]]:
+    """Settle layers that know nothing of each other; `shared` grows by the solutions of their weights."""
+    first: dict[ir.Value, ir.Node] = {}
+    for node in tasks:
+        if node.inputs[1] not in shared:
+            first.setdefault(node.inputs[1], node)
+    found = solutions(tasks[node].job() for node in first.values())
+    for node, task in tasks.items():
+        if first.get(node.inputs[1]) is node:
+            shared[node.inputs[1]] = next(found)
+        yield node, task.settle(shared[node.inputs[1]])
 
 
 def _walkable(node: ir.Node) -> bool:

@@ -132,6 +132,12 @@ def joined(parts: list[QuantizedTensor | CodebookTensor], layout: Layout) -> Qua
     return QuantizedTensor(parts[0].format, codes, scale, zero_point, parts[0].axis)
 
 
+def asked(settings: Any, workers: int, folder: str | None) -> tuple[int, str | os.PathLike | None]:
+    """Workers and folder as the user's settings say, else as a recipe does: neither is part of the result."""
+    given = None if settings is None else settings.workers, None if settings is None else settings.solutions
+    return given[0] or workers, given[1] or folder
+
+
 def check_workers(workers: int) -> None:
     """Raise QonnxError for a number of workers below 1."""
     if workers < 1:

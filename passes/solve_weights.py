@@ -19,7 +19,7 @@ from qonnx.formats import QuantizedTensor
 from qonnx.notes import note
 from qonnx.passes.base import Change, Pass
 from qonnx.passes.rewire import array, bodies, integer
-from qonnx.passes.solve_jobs import Job, check_workers, executor_for, solved
+from qonnx.passes.solve_jobs import Job, asked, check_workers, executor_for, solved
 from qonnx.plan import Plan
 from qonnx.solvers import Layout
 
@@ -34,6 +34,7 @@ class SolveWeights(Pass):
     """
 
     solver: str = "nearest"
+    settings: Any = None
     workers: int = 1
     executor: Any = None
     folder: str | None = None
@@ -56,8 +57,9 @@ class SolveWeights(Pass):
             key = (id(node.inputs[plan.weight_index]), layout_of(node), plan.weight, id(gram))
             jobs.setdefault(key, job_of(node, plan, self.solver, gram))
             readers.setdefault(key, []).append(node)
-        with executor_for(self.workers, self.executor) as executor:
-            found = solved(jobs.values(), executor, under_way=2 * self.workers + 2, folder=self.folder)
+        workers, folder = asked(self.settings, self.workers, self.folder)
+        with executor_for(workers, self.executor) as executor:
+            found = solved(jobs.values(), executor, under_way=2 * workers + 2, folder=folder)
             for key, tensor in zip(jobs, found, strict=True):
                 for node in readers[key]:
                     note(node).solved = tensor

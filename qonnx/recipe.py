@@ -71,8 +71,8 @@ OVERRIDES: dict[str, tuple[tuple[str, str | None, Callable[[Any], Any]], ...]] =
     ),
     "opset": (("convert_opset", "opset", _same),),
     "max_float": (("protect", None, _same),),
-    "workers": (("solve_weights", "workers", _same), ("solve_in_turn", "workers", _same)),
-    "solutions": (("solve_weights", "folder", str), ("solve_in_turn", "folder", str)),
+    "workers": (("solve_weights", None, _same), ("solve_in_turn", None, _same)),
+    "solutions": (("solve_weights", None, _same), ("solve_in_turn", None, _same)),
 }
 
 AVERAGE = (("allocate", "average", float),)

@@ -9,6 +9,7 @@ import pytest
 
 from models.tiny import build
 from qonnx.codebooks import CODEBOOKS
+from qonnx.conversion import convert
 from qonnx.errors import QonnxError
 from qonnx.formats import FORMATS, TABLES
 from qonnx.notes import note
@@ -167,3 +168,15 @@ def test_code_books_are_kept_too(name, tmp_path, monkeypatch):
     (again,) = solved([job], folder=tmp_path)
     assert again.format == job.format and len(again.parts) == len(first.parts)
     assert np.array_equal(again.decode(), first.decode()) and again.nbytes == first.nbytes
+
+
+def test_how_it_was_solved_is_no_part_of_the_file(tmp_path):
+    ir.save(build(NET), tmp_path / "model.onnx")
+    feeds = {"x": np.random.default_rng(0).normal(size=(50, 64)).astype(np.float32)}
+    files = []
+    for more in ({}, {"solutions": tmp_path / "kept"}, {"solutions": tmp_path / "kept"}, {"workers": 1}):
+        files.append(tmp_path / f"{len(files)}.onnx")
+        options = {"recipe": "weight-int4-calibrated", "output": files[-1], "quiet": True, **more}
+        convert(tmp_path / "model.onnx", data=[feeds], **options)
+    assert len({file.read_bytes() for file in files}) == 1
+    assert len(list((tmp_path / "kept").glob("*.npz"))) == 2  # what reads the input keeps 8 bits and needs no solver
