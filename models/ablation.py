@@ -75,6 +75,15 @@ _CHANGES_4 = {
     "norms not folded": "[options.reparameterize]\nstrength = 0.0",
     "probabilities in float": '[options.assign]\nprobabilities = "float"',
 }
+_SEARCHED = """passes = [
+    "spell", "split_conv_transpose", "patches_to_matmul", "label", "observe", "reparameterize",
+    "reparameterize_attention", "assign", "search_ranges", "fit_levels", "solve_in_turn", "place_qdq", "lower_static",
+    "tidy",
+]
+[options.assign]
+inner_headroom = 1.0
+"""
+_CHANGES_4["query and key clipped by the error of scores"] = _SEARCHED
 STEPS_4: dict[str, tuple[str, str]] = {name: ("vit-w4a4", change) for name, change in _CHANGES_4.items()}
 
 TABLES = {"Recipes": RECIPES, "One thing changed": STEPS, "One thing changed at 4 bits": STEPS_4}

@@ -36,6 +36,7 @@ from qonnx.passes.rotate_heads import RotateHeads
 from qonnx.passes.rotate_inputs import RotateInputs
 from qonnx.passes.rotate_residual import RotateResidual
 from qonnx.passes.scale_salient import ScaleSalient
+from qonnx.passes.search_ranges import SearchRanges
 from qonnx.passes.solve_in_turn import SolveInTurn
 from qonnx.passes.solve_weights import SolveWeights
 from qonnx.passes.spell_fused import SpellFused
@@ -72,6 +73,7 @@ PASSES: dict[str, type[Pass]] = {
     "reparameterize_inputs": ReparameterizeInputs,
     "scale_salient": ScaleSalient,
     "assign": Assign,
+    "search_ranges": SearchRanges,
     "fit_levels": FitLevels,
     "assign_codebooks": AssignCodebooks,
     "assign_weights": AssignWeights,
