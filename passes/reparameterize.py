@@ -19,6 +19,9 @@ al. 2023, eq. 5–8): centred channels, r1 = max(1, max|X_j|/t), t by the expect
 of a norm by fixed random parts of a step, so that values between two codes do not all round alike (NoisyQuant, Liu et
 al. 2022, eq. 5).
 
+`deviations` clips each channel on both sides before (the dual clipping of RepQuant, Li et al. 2024, section 3.3, by
+moments in the place of its search): worth it only where the data says so, see models/results/vit-low-bit.md.
+
 Norms handled: LayerNormalization with constant γ (and β; one is added if absent), RMSNormalization (no β: r2 = 0),
 GroupNormalization, a BatchNormalization that no layer in front could take. Layers behind them: passes/channel_fold.py,
 also behind what only moves the tensor (a class token picked, windows cut, the mean of tokens). A norm with any other
@@ -50,6 +53,7 @@ class Reparameterize(Pass):
     rule: "ranges" (RepQ-ViT), "smooth" (SmoothQuant) or "outliers" (Outlier Suppression+). strength: of the fold, 0…1.
     bits: of activations and weights. gain: factor by which the default must lower the expected error. noise: steps of
     the grid by which channels are moved at random (NoisyQuant). convolutions: whether norms before them are folded.
+    deviations: where channels are clipped, in standard deviations from their mean; None: nowhere.
     """
 
     settings: Any = None
@@ -59,6 +63,7 @@ class Reparameterize(Pass):
     gain: float = 4.0
     noise: float = 0.0
     convolutions: bool = False
+    deviations: float | None = None
 
     needs = ("observe",)
     tolerance = 2e-5
@@ -71,6 +76,8 @@ class Reparameterize(Pass):
             stats = note(value).stats
             if stats is None or stats.channel_minimum is None or stats.non_finite:
                 continue
+            if self.deviations is not None and stats.gram is not None:
+                stats = _clipped(stats, self.deviations)
             layers, moved = layers_behind(value, stats, self.settings, _CHANNEL_AXIS[node.op_type])
             if not layers or (not self.convolutions and any(is_op(layer, "Conv") for layer in layers)):
                 continue
@@ -80,6 +87,7 @@ class Reparameterize(Pass):
             if self.noise and shifts:
                 shift = shift + self.noise * _step(stats, self.bits) * _uniform(value.name, shift.size)
             note(node).folded = True
+            note(value).stats = stats
             if not shift.any() and np.ptp(ratio) == 0.0:
                 continue
             _fold_into_norm(node, ratio, shift)
@@ -162,6 +170,16 @@ _CHANNEL_AXIS = {"LayerNormalization": -1, "RMSNormalization": -1, "GroupNormali
 def _step(stats: Stats, bits: int) -> float:
     """Of a grid of `bits` over the tensor's range."""
     return (stats.maximum - stats.minimum) / (2**bits - 1)
+
+
+def _clipped(stats: Stats, deviations: float) -> Stats:
+    """Ranges of channels that end so many standard deviations from the mean."""
+    power = np.diagonal(stats.gram.matrix[0]) / stats.gram.rows
+    mean = stats.channel_mean
+    reach = deviations * np.sqrt(np.maximum(power.reshape(mean.size, -1).mean(1) - mean**2, 0.0))
+    low, high = np.maximum(stats.channel_minimum, mean - reach), np.minimum(stats.channel_maximum, mean + reach)
+    ends = {"minimum": float(min(low.min(), 0.0)), "maximum": float(max(high.max(), 0.0))}
+    return dataclasses.replace(stats, channel_minimum=low, channel_maximum=high, **ends)
 
 
 def _uniform(name: str, count: int) -> np.ndarray:

@@ -238,3 +238,32 @@ def test_noise_moves_channels_by_less_than_a_step_and_is_the_same_each_time():
     np.testing.assert_array_equal(*moved)
     step = (plain.maximum - plain.minimum) / 255
     assert 0 < np.abs(moved[0]).max() <= 0.5 * step and np.ptp(moved[0]) > 0.1 * step
+
+
+def test_clipping_by_deviations_narrows_the_grid_and_changes_no_output():
+    model, data = observed()
+    Observe(data, gram=True)(model)
+    norm = next(node for node in model.graph if node.op_type == "LayerNormalization")
+    before, whole = run(model, data[0]), note(norm.outputs[0]).stats
+    x = tapped(model, norm.outputs[0].name, data).reshape(-1, 8)
+    Reparameterize(strength=1.0, deviations=1.5)(model)
+    for a, b in zip(before, run(model, data[0]), strict=True):
+        np.testing.assert_allclose(b, a, rtol=0, atol=72 * 2**-22 * np.abs(a).max())
+    mean, reach = x.mean(0), 1.5 * x.std(0)
+    low, high = np.maximum(x.min(0), mean - reach), np.minimum(x.max(0), mean + reach)
+    moved = tapped(model, norm.outputs[0].name, data).reshape(-1, 8)
+    stats = note(norm.outputs[0]).stats
+    inside = (moved >= stats.minimum) & (moved <= stats.maximum)
+    np.testing.assert_array_equal(inside[:, 0], (x[:, 0] >= low[0] - 1e-4) & (x[:, 0] <= high[0] + 1e-4))
+    assert 0.8 < inside.mean() < 1.0
+    assert (stats.channel_maximum - stats.channel_minimum).max() < (whole.maximum - whole.minimum)
+
+
+def test_clipping_is_told_to_the_grid_even_where_no_fold_pays():
+    model, data = observed()
+    Observe(data, gram=True)(model)
+    norm = next(node for node in model.graph if node.op_type == "LayerNormalization")
+    whole = note(norm.outputs[0]).stats
+    Reparameterize(strength=0.0, deviations=1.0)(model)
+    clipped = note(norm.outputs[0]).stats
+    assert whole.minimum < clipped.minimum <= 0 <= clipped.maximum < whole.maximum
