@@ -20,7 +20,8 @@ of a norm by fixed random parts of a step, so that values between two codes do n
 al. 2022, eq. 5).
 
 `deviations` clips each channel on both sides before (the dual clipping of RepQuant, Li et al. 2024, section 3.3, by
-moments in the place of its search): worth it only where the data says so, see models/results/vit-low-bit.md.
+moments in the place of its search). On the same DINOv2-small at 6 bits it only harms, as all clipping of norms does:
+20.8 dB without, 18.0 at ten deviations, 13.8 at six.
 
 Norms handled: LayerNormalization with constant γ (and β; one is added if absent), RMSNormalization (no β: r2 = 0),
 GroupNormalization, a BatchNormalization that no layer in front could take. Layers behind them: passes/channel_fold.py,
