@@ -36,7 +36,7 @@ class ScaleSalient(Reparameterize):
     def _choose(self, stats: Stats, weights: list[np.ndarray], shifts: bool) -> tuple[np.ndarray, np.ndarray, float]:
         """(no shift, ratio, α). weights: [K, O]."""
         nothing = np.zeros(len(weights[0])), np.ones(len(weights[0])), 0.0
-        if stats.gram is None:
+        if stats.gram is None or stats.gram.window is not None:
             return nothing
         gram = stats.gram.matrix[0].astype(np.float64) / max(stats.gram.rows, 1)
         size = np.sqrt(np.maximum(np.diagonal(gram), 0))
