@@ -66,7 +66,6 @@ gram = false
 solver = "nearest"
 """
 STEPS["wide channels split"] = ("vit-w6a6", _SPLIT)
-STEPS["wide channels split, norms not folded"] = ("vit-w6a6", _SPLIT + "[options.reparameterize]\nstrength = 0.0")
 _CHANGES_4 = {
     "levels not fitted, but clipped": "[options.fit_levels]\nsamples = 0",
     "one weight scale a channel": "[options.assign]\ninner_weight_block = 0",
