@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from qonnx.codebooks.feedback import BLOCK
 from qonnx.codebooks.search import beam_search, gathered, scattered
 
 
@@ -70,22 +71,30 @@ def sweep(
     error = (gathered(books, codes).reshape(rows.shape) * scale - rows).astype(np.float32)
     gradient = error @ gram
     ridge = damping * float(np.diagonal(gram).mean()) * np.eye(length)
-    for j in np.argsort(-np.diagonal(gram).reshape(-1, length).sum(1), kind="stable"):
-        here = slice(j * length, (j + 1) * length)
-        inner = gram[here, here].astype(np.float64) + ridge
-        factor = np.linalg.cholesky(inner).astype(np.float32)
-        s = scale[:, here.start, None]
-        now = gathered(books, codes[:, j])
-        target = now - (gradient[:, here] @ np.linalg.inv(inner).astype(np.float32)) / s
-        turned = books @ factor
-        z = target @ factor
-        found = beam_search(z, turned, width)
-        meant = gathered(turned, found)
-        better = ((z - meant) ** 2).sum(1) < ((z - gathered(turned, codes[:, j])) ** 2).sum(1) * (1 - 1e-6)
-        if better.any():
-            codes[better, j] = found[better]
-            change = (gathered(books, codes[:, j]) - now) * s
-            gradient += change @ gram[here]
+    order = np.argsort(-np.diagonal(gram).reshape(-1, length).sum(1), kind="stable")
+    together = max(1, BLOCK // length)
+    for first in range(0, len(order), together):
+        some = order[first : first + together]
+        columns = (some[:, None] * length + np.arange(length)).reshape(-1)
+        inside, changes = gram[columns[:, None], columns], np.zeros((len(rows), len(columns)), np.float32)
+        for step, j in enumerate(some):
+            done = step * length
+            here, now_here = slice(j * length, (j + 1) * length), slice(done, done + length)
+            slope = gradient[:, here] + changes[:, :done] @ inside[:done, now_here]
+            inner = gram[here, here].astype(np.float64) + ridge
+            factor = np.linalg.cholesky(inner).astype(np.float32)
+            s = scale[:, here.start, None]
+            now = gathered(books, codes[:, j])
+            target = now - (slope @ np.linalg.inv(inner).astype(np.float32)) / s
+            turned = books @ factor
+            z = target @ factor
+            found = beam_search(z, turned, width)
+            meant = gathered(turned, found)
+            better = ((z - meant) ** 2).sum(1) < ((z - gathered(turned, codes[:, j])) ** 2).sum(1) * (1 - 1e-6)
+            if better.any():
+                codes[better, j] = found[better]
+                changes[:, now_here] = (gathered(books, codes[:, j]) - now) * s
+        gradient += changes @ gram[columns]
     return codes
 
 
