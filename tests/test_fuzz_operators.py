@@ -145,6 +145,32 @@ def test_many_fuzzed_cases(op, worker):
     search(op, worker, int(os.environ.get("QONNX_FUZZ_EXAMPLES", "1000")))
 
 
+@pytest.mark.parametrize(
+    ("op", "name", "change", "sentence"),
+    [
+        ("QuantizedMatMulLowBit", "table", lambda t: np.array([np.nan, *t[1:]], np.float32), "not finite"),
+        ("DynamicQuantizeMatMulCodebook", "codebooks", lambda b: b * np.where(b == b.max(), np.nan, 1), "not finite"),
+        ("GatherCodebook", "weight_scale", np.ravel, "input scale has shape"),
+        ("MatMulLowBit", "codes", lambda c: c.reshape(1, -1), "input codes has shape"),
+        ("LogAttention", "table", lambda t: t[None], "table has shape"),
+        ("LogQuantizeDequantize", "table", lambda t: t[None], "table has shape"),
+    ],
+)
+def test_what_a_body_refuses_or_spoils_is_refused(op, name, change, sentence, worker):
+    case = EXAMPLES[op](op, Size(kind=2))
+    changed = change(case.arrays[name]).astype(case.arrays[name].dtype)
+    native, _ = worker.run(dataclasses.replace(case, arrays={**case.arrays, name: changed}), body=False)
+    assert isinstance(native, str) and sentence in native
+
+
+def test_words_whose_values_overflow_are_refused(worker):
+    """65536 to the fourth is 0 in 64 bits, and four such codes seemed to fit in a word."""
+    case = EXAMPLES["MatMulCodebook"]("MatMulCodebook", Size())
+    attributes = {**case.attributes, "levels": 65536, "codes_per_word": 4, "bytes_per_word": 7}
+    native, _ = worker.run(dataclasses.replace(case, attributes=attributes), body=False)
+    assert isinstance(native, str) and "do not fit" in native
+
+
 def test_a_crash_and_a_wrong_answer_are_noticed(worker, monkeypatch):
     """The checks of this file see the faults that they are there for."""
     case = EXAMPLES["MatMulLowBit"]("MatMulLowBit", Size())
