@@ -32,6 +32,7 @@ from qonnx.solvers import Layout
 
 _FEWEST = 64  # rows of a part: below, a worker spends its time on what all parts need, the factor of the Gram matrix
 _SCALES = ("scale", "zero_point")
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # of numpy's libraries
 _PART = ("indices", "codebooks", "scale", "block")  # fields of a CodebookWeight
 
 
@@ -148,10 +149,23 @@ def executor_for(workers: int, given: Any) -> contextlib.AbstractContextManager:
     """The user's executor, left open; processes of our own, which end with the context; or none."""
     if given is not None:
         return contextlib.nullcontext(given)
-    if workers == 1:
-        return contextlib.nullcontext()
-    spawn = multiprocessing.get_context("spawn")  # a fork would copy the threads of ONNX Runtime half alive
-    return concurrent.futures.ProcessPoolExecutor(workers, mp_context=spawn)
+    return contextlib.nullcontext() if workers == 1 else _processes(workers)
+
+
+@contextlib.contextmanager
+def _processes(workers: int) -> Iterator[concurrent.futures.Executor]:
+    """Processes whose matrix products run on one thread each: threads of several would wait for each other."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))  # read by a process as it starts, not by this one any more
+    try:
+        spawn = multiprocessing.get_context("spawn")  # a fork would copy the threads of ONNX Runtime half alive
+        with concurrent.futures.ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+            yield pool
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _fetched(result, file: pathlib.Path | None) -> QuantizedTensor | CodebookTensor:

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import os
 
 import numpy as np
 import onnx_ir as ir
@@ -97,6 +98,14 @@ def test_another_job_finds_nothing(change):
         "dtype": ir.DataType.FLOAT16,
     }
     assert dataclasses.replace(job, **{change: other[change]}).digest() != job.digest() == jobs()[0].digest()
+
+
+def test_worker_processes_multiply_on_one_thread_each(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    with solve_jobs.executor_for(2, None) as pool:
+        assert pool.submit(os.getenv, "OMP_NUM_THREADS").result() == "1"
+    assert os.environ["OMP_NUM_THREADS"] == "5" and "MKL_NUM_THREADS" not in os.environ
 
 
 def test_worker_processes_solve_a_model():
