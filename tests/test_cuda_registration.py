@@ -4,15 +4,20 @@ ONNX Runtime merges operators of one name that differ in types and provider; oth
 """
 
 import ctypes
+import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
+from onnx.parser import parse_model
 
 from qonnx.custom_ops import library_path
 from tests.cuda_emulation import CUDA, build, needs_compiler
 
 # Not among the CUDA operators: the CPU's own is registered for both providers, on a copy in the host's memory.
 ON_THE_HOST = {"ObserveSink"}
+_PLAIN = '<ir_version: 10, opset_import: ["": 21]> g (float[1] x) => (float[1] y) { y = Neg(x) }'
 _CREATE_DOMAIN, _ADD, _ADD_DOMAIN = 26, 27, 28  # slots of OrtApi
 _POINTER = ctypes.c_void_p
 _TEXT = ctypes.CFUNCTYPE(ctypes.c_char_p, _POINTER)
@@ -81,3 +86,24 @@ def test_cpu_and_cuda_operators_are_the_same():
     cuda = registered(build(plugin=True))
     assert len(cuda) == len(set(cuda)), "an operator is registered twice"
     assert set(cuda) == cpu
+
+
+_REGISTER = """
+import sys
+import onnxruntime as ort
+options = ort.SessionOptions()
+options.register_custom_ops_library(sys.argv[1])
+session = ort.InferenceSession(sys.argv[2], options, providers=ort.get_available_providers()[-2:])
+print(session.get_providers()[-1])
+"""
+
+
+@needs_compiler
+def test_onnx_runtime_takes_every_operator_for_its_cuda_provider(tmp_path):
+    """With onnxruntime or onnxruntime-gpu, and with or without a GPU: types and arities fit, the session opens."""
+    model = tmp_path / "model.onnx"
+    model.write_bytes(parse_model(_PLAIN).SerializeToString())
+    environment = {**os.environ, "QONNX_EMULATED_PROVIDER": "CUDAExecutionProvider"}
+    command = [sys.executable, "-c", _REGISTER, build(plugin=True), str(model)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == ["CPUExecutionProvider"], done.stderr[-2000:]

@@ -10,13 +10,14 @@ from tests.cuda_emulation import ROOT, build, needs_compiler
 
 _RUN = """
 import sys
-from tests import cuda_product_cases, cuda_rows_cases
+from tests import cuda_codebook_cases, cuda_product_cases, cuda_rows_cases
 from tests.cuda_emulation import Device
 device = Device(sys.argv[1])
 for seed in (0, 1):
     device.seed(seed)
     cuda_rows_cases.check_all(device)
     cuda_product_cases.check_all(device)
+    cuda_codebook_cases.check_all(device)
 """
 
 

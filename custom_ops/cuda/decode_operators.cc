@@ -1,5 +1,6 @@
 // LogAttention, LogQuantize, LogQuantizeDequantize, LookupQuantize and GatherCodebook for ONNX Runtime's CUDA provider;
-// kernels in log_attention.cu, log_quantize.cu, lookup_quantize.cu and gather.cu. Tables of weights lie in the host's memory and go with the launch.
+// kernels in log_attention.cu, log_quantize.cu, lookup_quantize.cu and gather.cu. Tables of weights lie in the host's
+// memory and go with the launch.
 #include <algorithm>
 #include <limits>
 

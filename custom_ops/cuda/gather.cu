@@ -35,11 +35,12 @@ QONNX_DEVICE float scale_at(const Gather& job, size_t at) {
 
 template <Element element>
 __global__ void __launch_bounds__(kThreads) gather_kernel(const Gather job, size_t row_bytes, int blocks) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x, place = i / job.columns;
-  const int column = static_cast<int>(i - place * job.columns);
+  const int64_t place = blockIdx.x;
+  const int column = blockIdx.y * kThreads + threadIdx.x;
 #if !FAULT(gather_guard)
-  if (place >= job.count) return;
+  if (column >= job.columns) return;
 #endif
+  const size_t i = place * job.columns + column;
   int64_t row = job.rows[place];
   row = row < 0 ? row + job.weight_rows : row;
   if (row < 0 || row >= job.weight_rows) return store_number<element>(job.y, i, bits_as_float(0x7fc00000));
@@ -58,7 +59,7 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(const Gather job, size
 
 Failure run_gather(const Gather& job, Stream stream) {
   if (!job.count) return {};
-  const dim3 blocks{static_cast<unsigned>((job.count * job.columns + kThreads - 1) / kThreads)};
+  const dim3 blocks{static_cast<unsigned>(job.count), static_cast<unsigned>((job.columns + kThreads - 1) / kThreads)};
   const size_t row_bytes = job.layout.row_bytes(static_cast<size_t>(job.columns / job.length) * job.books);
   return by_element(job.element, [&]<Element element>() {
     return launch("GatherCodebook", gather_kernel<element>, blocks, dim3{kThreads}, size_t{0}, stream, job, row_bytes,

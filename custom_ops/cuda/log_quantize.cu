@@ -1,16 +1,14 @@
-// LogQuantize and LogQuantizeDequantize: a number a thread.
+// LogQuantize and LogQuantizeDequantize.
 //
 // log2 of r = m · 2^e, m in [√½, √2): e + 2 / ln 2 · (z + z³/3 + … + z⁹/9), z = (m − 1) / (m + 1); the terms of the CPU's
 // kernels, with its roundings, so that codes are the same on both. A multiplication is never fused with an addition.
 #include "log_quantize.h"
 
-#include "numbers.cuh"
+#include "map.cuh"
 
 namespace qonnx::cuda {
 
 namespace {
-
-constexpr int kThreads = 256;
 
 QONNX_DEVICE float rounded_log2(float r) {
   constexpr float kSmall = 0x1p-100f, kUp = 0x1p+90f;  // subnormal numbers have no exponent of their own
@@ -28,29 +26,36 @@ QONNX_DEVICE float rounded_log2(float r) {
 }
 
 template <Element element, bool values>
-__global__ void __launch_bounds__(kThreads) log_quantize_kernel(const LogQuantize job) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-#if !FAULT(log_quantize_guard)
-  if (i >= job.count) return;
+__global__ void __launch_bounds__(kMapThreads) log_quantize_kernel(const LogQuantize job) {
+  const float scale = job.scale, last = static_cast<float>(job.levels - 1);
+  const auto code_of_number = [&](float x) {
+    float position = multiply_rounded(rounded_log2(divide_rounded(x, scale)), -job.per_octave);
+    position = position > 0.0f ? position : 0.0f;
+    position = position < last ? position : last;
+    return nearest_integer(x > 0.0f ? position : last);
+  };
+  if constexpr (values) {
+    QONNX_SHARED(shared);  // the threads of a warp read different entries: constant memory would take turns
+    auto* table = reinterpret_cast<float*>(shared);
+    for (int i = threadIdx.x; i < job.levels; i += kMapThreads) table[i] = multiply_rounded(job.table[i], scale);
+#if !FAULT(log_quantize_barrier)
+    __syncthreads();
 #endif
-  const float x = load_number<element>(job.x, i), scale = job.scale, last = static_cast<float>(job.levels - 1);
-  float position = multiply_rounded(rounded_log2(divide_rounded(x, scale)), -job.per_octave);
-  position = position > 0.0f ? position : 0.0f;
-  position = position < last ? position : last;
-  const int code = nearest_integer(x > 0.0f ? position : last);
-  if constexpr (values) store_number<element>(job.y, i, x == x ? multiply_rounded(job.table[code], scale) : x);
-  else static_cast<uint8_t*>(job.y)[i] = static_cast<uint8_t>(code);
+    map_to_numbers<element>(job.x, job.count, job.y, [&](float x) { return x == x ? table[code_of_number(x)] : x; });
+  } else {
+    map_to_codes<element>(job.x, job.count, static_cast<uint8_t*>(job.y), code_of_number);
+  }
 }
 
 }  // namespace
 
 Failure run_log_quantize(const LogQuantize& job, Stream stream) {
   if (!job.count) return {};
-  const dim3 blocks{static_cast<unsigned>((job.count + kThreads - 1) / kThreads)}, threads{kThreads};
+  const dim3 blocks = map_blocks(job.count), threads{kMapThreads};
   return by_element(job.element, [&]<Element element>() {
     if (job.values)
-      return launch("LogQuantizeDequantize", log_quantize_kernel<element, true>, blocks, threads, size_t{0}, stream,
-                    job);
+      return launch("LogQuantizeDequantize", log_quantize_kernel<element, true>, blocks, threads, sizeof job.table,
+                    stream, job);
     return launch("LogQuantize", log_quantize_kernel<element, false>, blocks, threads, size_t{0}, stream, job);
   });
 }

@@ -1,34 +1,37 @@
-// LookupQuantize: a number a thread; the roundings of the CPU's kernels, so that codes are the same on both.
+// LookupQuantize, with the roundings of the CPU's kernels, so that codes are the same on both.
 #include "lookup_quantize.h"
 
-#include "numbers.cuh"
+#include "map.cuh"
 
 namespace qonnx::cuda {
 
 namespace {
 
-constexpr int kThreads = 256;
-
 template <Element element>
-__global__ void __launch_bounds__(kThreads) lookup_quantize_kernel(const LookupQuantize job) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-#if !FAULT(lookup_quantize_guard)
-  if (i >= job.count) return;
+__global__ void __launch_bounds__(kMapThreads) lookup_quantize_kernel(const LookupQuantize job) {
+  QONNX_SHARED(shared);  // the threads of a warp read different entries: constant memory would take turns
+  auto* table = reinterpret_cast<uint8_t*>(shared);
+  table[threadIdx.x] = job.table[threadIdx.x];
+#if !FAULT(lookup_quantize_barrier)
+  __syncthreads();
 #endif
   const float lowest = static_cast<float>(-job.zero_point), highest = static_cast<float>(255 - job.zero_point);
-  float ratio = divide_rounded(load_number<element>(job.x, i), job.scale);
-  ratio = ratio > lowest ? ratio : lowest;  // the bounds are whole numbers; NaN becomes the lowest
-  ratio = ratio < highest ? ratio : highest;
-  job.codes[i] = job.table[nearest_integer(ratio) + job.zero_point];
+  map_to_codes<element>(job.x, job.count, job.codes, [&](float x) {
+    float ratio = divide_rounded(x, job.scale);
+    ratio = ratio > lowest ? ratio : lowest;  // the bounds are whole numbers; NaN becomes the lowest
+    ratio = ratio < highest ? ratio : highest;
+    return table[nearest_integer(ratio) + job.zero_point];
+  });
 }
 
 }  // namespace
 
 Failure run_lookup_quantize(const LookupQuantize& job, Stream stream) {
+  static_assert(sizeof job.table == kMapThreads);
   if (!job.count) return {};
-  const dim3 blocks{static_cast<unsigned>((job.count + kThreads - 1) / kThreads)}, threads{kThreads};
   return by_element(job.element, [&]<Element element>() {
-    return launch("LookupQuantize", lookup_quantize_kernel<element>, blocks, threads, size_t{0}, stream, job);
+    return launch("LookupQuantize", lookup_quantize_kernel<element>, map_blocks(job.count), dim3{kMapThreads},
+                  sizeof job.table, stream, job);
   });
 }
 

@@ -9,7 +9,7 @@ namespace qonnx::cuda {
 template <class Codes>
 using LowBitFew = Tile<Codes, 1, 4, 4, 1, 4>;
 template <class Codes>
-using LowBitSome = Tile<Codes, 2, 4, 2, 2, 4>;
+using LowBitSome = Tile<Codes, 1, 4, 4, 2, 4>;
 template <class Codes>
 using LowBitMany = Tile<Codes, 4, 1, 2, 8, 3>;
 

@@ -21,20 +21,38 @@ struct Sums {
 };
 
 __global__ void __launch_bounds__(kThreads) finish_kernel(const Sums job) {
-  const int64_t count = job.rows * job.epilogue.outputs;
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int n = blockIdx.y * kThreads + threadIdx.x;
 #if !FAULT(product_finish_guard)
-  if (i >= count) return;
+  if (n >= job.epilogue.outputs) return;
 #endif
+  const size_t m = blockIdx.x, at = m * job.epilogue.outputs + n, step = job.rows * job.epilogue.outputs;
   float sum = 0;
-  for (int64_t part = 0; part < job.parts; ++part) sum += job.partials[part * count + i];
-  const int64_t m = i / job.epilogue.outputs;
-  write_output(job.epilogue, m, static_cast<int>(i - m * job.epilogue.outputs), sum);
+  for (int part = 0; part < job.parts; ++part) sum += job.partials[part * step + at];
+  write_output(job.epilogue, m, n, sum);
 }
 
 constexpr size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
 int divided_up(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
+
+int units_per_split(int units, int splits, int depth) { return divided_up(divided_up(units, splits), depth) * depth; }
+
+// Splits of the columns for `blocks` blocks of `shape`. Few rows are bound by reading: enough blocks keep all processors
+// at it. Many are bound by arithmetic: the processor with most blocks decides. What a block costs beside its units is
+// one more (its stages fill first), and three for partial sums: 32 KB each way through the L2 cache, in the time in which
+// tensor cores multiply three units of a tile.
+int splits_of(const TileShape& shape, Regime regime, int blocks, int units, int processors) {
+  const int useful = std::max(1, units / (2 * shape.depth));  // fewer rounds of its warps are not worth the sums
+  if (regime != Regime::many) return std::clamp(divided_up(int64_t{shape.blocks} * processors, blocks), 1, useful);
+  int best = 1;
+  int64_t least = 0;
+  for (int splits = 1; splits <= std::min(useful, 16); ++splits) {
+    const int64_t turns = divided_up(int64_t{blocks} * splits, processors);
+    const int64_t time = turns * (units_per_split(units, splits, shape.depth) + (splits > 1 ? 4 : 1));
+    if (splits == 1 || time < least) best = splits, least = time;
+  }
+  return best;
+}
 
 }  // namespace
 
@@ -46,11 +64,9 @@ Plan plan_of(const Weight& weight, Element element, int64_t rows, const Device& 
   plan.regime = plan.rows <= 8 ? Regime::few : plan.rows <= 16 ? Regime::some : Regime::many;
   if (weight.codebooks && weight.unit_bytes > kLeanUnit) plan.regime = Regime::lean;
   const TileShape& shape = shape_of(weight.codebooks, plan.regime);
-  // Enough blocks keep all processors reading; a split below two rounds of its warps is not worth the sums.
   const int blocks = divided_up(weight.rows, shape.outputs) * divided_up(plan.rows, shape.tokens);
-  const int useful = std::max(1, weight.units / (2 * shape.depth));
-  const int wanted = std::clamp(divided_up(int64_t{shape.blocks} * device.processors, blocks), 1, useful);
-  plan.units_per_split = divided_up(divided_up(weight.units, wanted), shape.depth) * shape.depth;
+  const int splits = splits_of(shape, plan.regime, blocks, weight.units, device.processors);
+  plan.units_per_split = units_per_split(weight.units, splits, shape.depth);
   plan.splits = divided_up(weight.units, plan.units_per_split);
 
   const size_t row_bytes = static_cast<size_t>(weight.units) * kUnit * bytes_of(weight.math);
@@ -61,6 +77,20 @@ Plan plan_of(const Weight& weight, Element element, int64_t rows, const Device& 
   plan.bytes = plan.down + sizeof(float) * rows * rank;
   return plan;
 }
+
+namespace {
+
+// Whether x lies as the kernels read it already: numbers of the operands' type, no padding, no sums.
+bool is_ready(const Weight& weight, const Product& product) {
+  const Columns& to = weight.columns;
+  const bool type = (weight.math == Math::float16 && product.element == Element::float16) ||
+                    (weight.math == Math::bfloat16 && product.element == Element::bfloat16);
+  const bool order = !to.interleaved && to.columns == weight.units * kUnit &&
+                     (weight.groups == 1 || to.group == to.padded_group);
+  return type && order && !weight.sums() && reinterpret_cast<uintptr_t>(product.x) % 16 == 0;
+}
+
+}  // namespace
 
 Job job_of(const Weight& weight, const Plan& plan, const Product& product) {
   const auto floats = [&](bool there, size_t at) {
@@ -73,12 +103,12 @@ Job job_of(const Weight& weight, const Plan& plan, const Product& product) {
   job.units = weight.units;
   job.unit_bytes = weight.unit_bytes;
   job.groups = weight.groups;
-  job.group_steps = weight.group_steps();
-  job.slots = weight.slots();
+  job.group_steps = divisor_of(weight.group_steps());
+  job.slots = divisor_of(weight.slots());
   job.halves = weight.halves;
   job.zeros = weight.zeros;
   job.zero = weight.zero;
-  job.x = product.workspace + plan.x;
+  job.x = is_ready(weight, product) ? static_cast<const char*>(product.x) : product.workspace + plan.x;
   job.rows = plan.rows;
   job.stride = plan.stride;
   job.scales = floats(weight.math == Math::int8, plan.scales);
@@ -107,8 +137,8 @@ Failure finish(const Weight& weight, const Plan& plan, const Product& product, S
   if (!plan.partial()) return {};
   const Job job = job_of(weight, plan, product);
   const Sums sums{job.partials, plan.splits * plan.planes, product.rows, job.epilogue};
-  const dim3 blocks{static_cast<unsigned>(divided_up(product.rows * weight.rows, kThreads))}, threads{kThreads};
-  return launch("sums of a matrix product", finish_kernel, blocks, threads, size_t{0}, stream, sums);
+  const dim3 blocks{static_cast<unsigned>(product.rows), static_cast<unsigned>(divided_up(weight.rows, kThreads))};
+  return launch("sums of a matrix product", finish_kernel, blocks, dim3{kThreads}, size_t{0}, stream, sums);
 }
 
 template <Math math>

@@ -9,6 +9,7 @@
 
 #include <vector>
 
+#include "divisor.h"
 #include "types.h"
 
 namespace qonnx::cuda {
@@ -33,7 +34,9 @@ struct Columns {
 struct Weight {
   Math math;
   const char* codes;       // [tiles, units, unit_bytes]
-  const char* parameters;  // [tiles, groups, 1 or 2, 16]: scale, then zero where `zeros`; float16 where `halves`
+  // [tiles, groups, 1 or 2, 8, 2]: scale, then zero where `zeros`, of rows 0 and 8, 1 and 9, … 7 and 15 of a tile, the
+  // pair that a thread holds; float16 where `halves`
+  const char* parameters;
   bool halves, zeros;
   float zero;  // of all groups, where not `zeros`
   int rows, tiles, units, unit_bytes, groups;
@@ -142,10 +145,12 @@ constexpr int shift_of(Element element, const StaticGrid& grid) {
 // One launch of the kernel of product_tile.cuh.
 struct Job {
   const char *codes, *parameters;
-  int tiles, units, unit_bytes, groups, group_steps, slots;
+  int tiles, units, unit_bytes, groups;
+  Divisor group_steps, slots;
+  Divisor code_pieces, parameter_pieces;  // of 16 bytes: of a tile in a stage, of a unit
   bool halves, zeros;
   float zero;
-  const char* x;
+  const char* x;  // [planes · rows, padded columns] in the workspace, or the product's own
   int rows, stride;
   const float *scales, *sums;  // [groups, stride], [units · slots, stride], or null
   int units_per_split;

@@ -14,6 +14,7 @@ struct Operands {
   float *scales, *sums;  // [groups, stride], [units · slots, stride], or null
   int rows, stride, planes, units, groups, slots;
   Columns columns;
+  Divisor padded_group, padded_vector, vector;
   StaticGrid grid;  // of static quantization, and what is taken off its codes
   int shift;
 };
@@ -21,12 +22,12 @@ struct Operands {
 // The column at a place among the padded ones and its group; -1 where there is none.
 QONNX_DEVICE int column_at(const Operands& job, int place, int& group) {
   const Columns& to = job.columns;
-  group = place / to.padded_group;
-  const int within = place % to.padded_group, begin = group * to.group;
+  group = quotient(place, job.padded_group);
+  const int within = place - group * to.padded_group, begin = group * to.group;
   int column = begin + within, end = begin + to.group;
   if (to.padded_vector > 1) {
-    const int element = within % to.padded_vector;
-    column = (begin / to.vector + within / to.padded_vector) * to.vector + element;
+    const int vector = quotient(within, job.padded_vector), element = within - vector * to.padded_vector;
+    column = (quotient(begin, job.vector) + vector) * to.vector + element;
     if (element >= to.vector) return -1;
   }
   if (end > to.columns) end = to.columns;
@@ -109,7 +110,7 @@ enum class Rounding { none, dynamic, fixed };
 
 // One row of x by a block of threads, a unit of it by a warp at a time, two columns a thread.
 template <Element element, Math math, Rounding rounding>
-__global__ void __launch_bounds__(kThreads) prepare_kernel(const Operands job) {
+__global__ void __launch_bounds__(kThreads, 4) prepare_kernel(const Operands job) {
   QONNX_SHARED(shared);
   auto* of_warps = reinterpret_cast<uint32_t*>(shared);
   auto* inverse = reinterpret_cast<float*>(of_warps + kWarps);
@@ -135,8 +136,10 @@ __global__ void __launch_bounds__(kThreads) prepare_kernel(const Operands job) {
     for (int plane = 0; plane < job.planes; ++plane) {
       const int r = plane * job.rows + m;
       float value[2] = {x[0], x[1]};
-      if (math == Math::bfloat16 && element == Element::float32)
-        for (int i = 0; i < 2; ++i) value[i] = next_plane(x[i]);
+      if constexpr (math == Math::bfloat16 && element == Element::float32) {
+        value[0] = next_plane(x[0]);
+        value[1] = next_plane(x[1]);
+      }
       const size_t at = (static_cast<size_t>(r) * job.units + unit) * kUnit + order_of<math>(job.columns, 2 * lane);
       if constexpr (math == Math::int8) {
         const uint32_t low = static_cast<uint8_t>(static_cast<int>(value[0]));
@@ -148,7 +151,7 @@ __global__ void __launch_bounds__(kThreads) prepare_kernel(const Operands job) {
         reinterpret_cast<uint32_t*>(job.operands)[at / 2] = low | high << 16;
       }
       if (!job.sums) continue;
-      const int first_group = unit * kUnit / job.columns.padded_group;
+      const int first_group = quotient(unit * kUnit, job.padded_group);
       for (int slot = 0; slot < job.slots; ++slot) {
         const float sum = sum_of_warp((group[0] == first_group + slot ? value[0] : 0.0f) +
                                       (group[1] == first_group + slot ? value[1] : 0.0f));
@@ -199,13 +202,17 @@ Failure prepare_as(const Operands& job, Math math, bool fixed, Stream stream) {
 
 Failure prepare(const Weight& weight, const Plan& plan, const Product& product, Stream stream) {
   const Job job = job_of(weight, plan, product);
+  const Columns& columns = weight.columns;
   const Operands operands{product.x, product.workspace + plan.x, const_cast<float*>(job.scales),
                           const_cast<float*>(job.sums), static_cast<int>(product.rows), plan.stride, plan.planes,
-                          weight.units, weight.groups, weight.slots(), weight.columns, product.grid,
+                          weight.units, weight.groups, weight.slots(), columns, divisor_of(columns.padded_group),
+                          divisor_of(columns.padded_vector), divisor_of(columns.vector), product.grid,
                           shift_of(product.element, product.grid)};
-  Failure failure = by_element_or_code(product.element, [&]<Element element>() {
-    return prepare_as<element>(operands, weight.math, product.fixed, stream);
-  });
+  Failure failure;
+  if (job.x == operands.operands)
+    failure = by_element_or_code(product.element, [&]<Element element>() {
+      return prepare_as<element>(operands, weight.math, product.fixed, stream);
+    });
   if (!failure.empty() || !product.branch.rank) return failure;
   const LowRank& branch = product.branch;
   const dim3 blocks{static_cast<unsigned>(product.rows), static_cast<unsigned>((branch.rank + 31) / 32)};

@@ -3,8 +3,7 @@
 // A row is read once, 16 bytes a thread, into shared memory as float32, rotated there and written once as numbers or
 // codes. The fast Walsh-Hadamard transform of order 2^m goes through shared memory every third step: eight numbers at
 // distance h meet in the registers of a thread. Then `base` mixes runs of numbers, and each block of the row gets the
-// scale largest / 127. Without a rotation the row stays in the registers' reach: it is read twice, the second time from
-// the cache.
+// scale largest / 127. Without a rotation the row is read twice, four numbers a thread, the second time from the cache.
 //
 // Shared memory: the row, number i at i + i / 8 so that the eight distances of a step lie in different banks; a second
 // row where `base` mixes; one word a warp for the largest number of a block.
@@ -71,13 +70,14 @@ QONNX_DEVICE void mix(const Rows& job, const float* row, float* mixed) {
 }
 
 // A row as int8: a block of it for each warp, or for all warps together where there are fewer blocks than warps.
-template <class Load>
+// load(i, numbers) takes `at_once` numbers of the row, which divides blocks and columns.
+template <int at_once, class Load>
 QONNX_DEVICE void quantize(const Rows& job, int64_t r, uint32_t* of_warps, Load load) {
   auto* codes = static_cast<int8_t*>(job.y) + r * job.columns;
   float* scale = job.scale + r * job.blocks;
   const int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const bool together = job.blocks < warps;
-  const int first = together ? threadIdx.x : lane, step = together ? blockDim.x : 32;
+  const int first = at_once * (together ? threadIdx.x : lane), step = at_once * (together ? blockDim.x : 32);
   for (int b = together ? 0 : warp; b < job.blocks; b += together ? 1 : warps) {
     const int begin = b * job.block;
 #if FAULT(rows_short_block)
@@ -86,9 +86,14 @@ QONNX_DEVICE void quantize(const Rows& job, int64_t r, uint32_t* of_warps, Load 
     const int end = begin + job.block < job.columns ? begin + job.block : job.columns;
 #endif
     uint32_t largest = 0;
+    float numbers[at_once];
     for (int i = begin + first; i < end; i += step) {
-      const uint32_t magnitude = float_as_bits(load(i)) & kMagnitude;
-      largest = magnitude > largest ? magnitude : largest;
+      load(i, numbers);
+#pragma unroll
+      for (int n = 0; n < at_once; ++n) {
+        const uint32_t magnitude = float_as_bits(numbers[n]) & kMagnitude;
+        largest = magnitude > largest ? magnitude : largest;
+      }
     }
     largest = largest_of_warp(largest);
     if (together) {
@@ -103,33 +108,33 @@ QONNX_DEVICE void quantize(const Rows& job, int64_t r, uint32_t* of_warps, Load 
     }
     const Grid grid = grid_of(largest);
     if (first == 0) scale[b] = grid.step;
-    for (int i = begin + first; i < end; i += step) codes[i] = code_of(load(i), grid);
+    for (int i = begin + first; i < end; i += step) {
+      load(i, numbers);
+      if constexpr (at_once == 4) {
+        uint32_t word = 0;
+#pragma unroll
+        for (int n = 0; n < 4; ++n) word |= static_cast<uint32_t>(static_cast<uint8_t>(code_of(numbers[n], grid))) << 8 * n;
+        *reinterpret_cast<uint32_t*>(codes + i) = word;
+      } else {
+        codes[i] = code_of(numbers[0], grid);
+      }
+    }
   }
 }
 
 // The row as float32 in shared memory; 16 bytes at a time where rows begin on such a boundary.
 template <Element element>
 QONNX_DEVICE void fetch(const Rows& job, int64_t r, float* row) {
-  constexpr int kChunk = element == Element::float32 ? 4 : 8;
-  const char* from = static_cast<const char*>(job.x) + r * job.columns * (16 / kChunk);
+  constexpr int kNumbers = kChunk<element>;
+  const char* from = static_cast<const char*>(job.x) + r * job.columns * (16 / kNumbers);
   int done = 0;
-  if (job.columns % kChunk == 0 && reinterpret_cast<size_t>(job.x) % 16 == 0) {
+  if (job.columns % kNumbers == 0 && is_aligned(job.x)) {
     done = job.columns;
-    for (int chunk = threadIdx.x; chunk < job.columns / kChunk; chunk += blockDim.x) {
-      const uint4 numbers = reinterpret_cast<const uint4*>(from)[chunk];
-      const uint32_t words[4] = {numbers.x, numbers.y, numbers.z, numbers.w};
+    for (int chunk = threadIdx.x; chunk < job.columns / kNumbers; chunk += blockDim.x) {
+      float numbers[kNumbers];
+      load_chunk<element>(from, chunk, numbers);
 #pragma unroll
-      for (int w = 0; w < 4; ++w) {
-        const int i = chunk * kChunk + w * kChunk / 4;
-        if constexpr (element == Element::float32) row[padded(i)] = bits_as_float(words[w]);
-        else if constexpr (element == Element::float16) {
-          row[padded(i)] = float_of_half(static_cast<uint16_t>(words[w]));
-          row[padded(i + 1)] = float_of_half(static_cast<uint16_t>(words[w] >> 16));
-        } else {
-          row[padded(i)] = bits_as_float(words[w] << 16);
-          row[padded(i + 1)] = bits_as_float(words[w] & 0xffff0000);
-        }
-      }
+      for (int i = 0; i < kNumbers; ++i) row[padded(chunk * kNumbers + i)] = numbers[i];
     }
   }
   for (int i = done + threadIdx.x; i < job.columns; i += blockDim.x) row[padded(i)] = load_number<element>(from, i);
@@ -153,13 +158,19 @@ __global__ void __launch_bounds__(kThreads) rows_kernel(const Rows job) {
       row = mixed;
     }
     const float factor = job.base && job.base_order == 1 ? job.factor * job.base[0] : job.factor;
-    const auto load = [=](int i) { return row[padded(i)] * factor; };
-    if constexpr (quantizes) quantize(job, r, of_warps, load);
+    if constexpr (quantizes)
+      quantize<1>(job, r, of_warps, [=](int i, float(&number)[1]) { number[0] = row[padded(i)] * factor; });
     else
       for (int i = threadIdx.x; i < job.columns; i += blockDim.x)
-        store_number<element>(job.y, r * job.columns + i, load(i));
+        store_number<element>(job.y, r * job.columns + i, row[padded(i)] * factor);
   } else {
-    quantize(job, r, of_warps, [&](int i) { return load_number<element>(job.x, r * job.columns + i); });
+    const size_t begin = r * job.columns;
+    if (job.columns % 4 == 0 && job.block % 4 == 0 && is_aligned(job.x) && is_aligned(job.y))
+      quantize<4>(job, r, of_warps, [=](int i, float(&four)[4]) { load_four<element>(job.x, (begin + i) / 4, four); });
+    else
+      quantize<1>(job, r, of_warps, [=](int i, float(&number)[1]) {
+        number[0] = load_number<element>(job.x, begin + i);
+      });
   }
 }
 

@@ -27,7 +27,8 @@ void set_parameters(Pack& pack, const float* scale, const std::vector<float>& ze
   const size_t kinds = weight.zeros ? 2 : 1, size = weight.halves ? 2 : 4;
   pack.parameters.assign(static_cast<size_t>(weight.tiles) * weight.groups * kinds * kTile * size, 0);
   const auto put = [&](int row, int group, size_t kind, float value) {
-    const size_t at = ((static_cast<size_t>(row / kTile) * weight.groups + group) * kinds + kind) * kTile + row % kTile;
+    const size_t in_tile = row % 8 * 2 + row % kTile / 8;
+    const size_t at = ((static_cast<size_t>(row / kTile) * weight.groups + group) * kinds + kind) * kTile + in_tile;
     const uint16_t half = encode_float16(value);
     if (weight.halves) std::memcpy(&pack.parameters[at * 2], &half, 2);
     else std::memcpy(&pack.parameters[at * 4], &value, 4);

@@ -1,4 +1,7 @@
-// A custom-op library whose operators are those of the GPU, on the emulated device and the CPU provider: for tests.
+// A custom-op library whose operators are those of the GPU, on the emulated device: for tests. They are registered for the
+// CPU's provider, or for the one that QONNX_EMULATED_PROVIDER names, as a library on a machine with a GPU does.
+#include <cstdlib>
+
 #include "../operators.h"
 #include "machine.h"
 
@@ -12,7 +15,9 @@ extern "C" __attribute__((visibility("default"))) abi::Status* RegisterCustomOps
   return guarded([&] {
     abi::CustomOpDomain* domain = nullptr;
     check(abi::CreateCustomOpDomain()("ai.qonnx", &domain));
-    for (const abi::CustomOp* op : cuda::operators("CPUExecutionProvider")) check(abi::CustomOpDomain_Add()(domain, op));
+    const char* named = std::getenv("QONNX_EMULATED_PROVIDER");
+    const char* provider = named ? named : "CPUExecutionProvider";
+    for (const abi::CustomOp* op : cuda::operators(provider)) check(abi::CustomOpDomain_Add()(domain, op));
     check(abi::AddCustomOpDomain()(options, domain));
   });
 }
