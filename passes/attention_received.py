@@ -4,8 +4,9 @@ An error of a token's value v_t reaches every query q as A[q, t] · δv_t, so th
 energy of δv_t. Tokens are far from alike in it: to the first token of a language model most heads give most of their
 attention, since its value is next to nothing, and rounding makes it something. (Measured on SmolLM2-135M with weights
 of 4 bits by rounding: perplexity rises by 22 % from the value projections alone, a fortieth of the weights.) Weighting
-each row of the Gram matrix by what its token receives makes solvers spend their freedom there. Source: RSQ (Sung et al.
-2025), section 4, which weighs all layers by attention received; here only what its derivation holds for.
+each row of the Gram matrix by what its token receives makes solvers spend their freedom there (the same model by GPTQ,
+4.6 bits a weight, 2048 tokens of other pages: 6.0 % above float without the weights, 4.0 % with them). Source: RSQ (Sung
+et al. 2025), section 4, which weighs all layers by attention received; here only what its derivation holds for.
 """
 
 from __future__ import annotations
