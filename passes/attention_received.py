@@ -5,7 +5,7 @@ energy of δv_t. Tokens are far from alike in it: to the first token of a langua
 attention, since its value is next to nothing, and rounding makes it something. (Measured on SmolLM2-135M with weights
 of 4 bits by rounding: perplexity rises by 22 % from the value projections alone, a fortieth of the weights.) Weighting
 each row of the Gram matrix by what its token receives makes solvers spend their freedom there (the same model by GPTQ,
-4.6 bits a weight, 2048 tokens of other pages: 6.0 % above float without the weights, 4.0 % with them). Source: RSQ (Sung
+4.6 bits a weight, 2048 tokens of other pages: 6.0 % above float without it, 4.0 % with it). Source: RSQ (Sung
 et al. 2025), section 4, which weighs all layers by attention received; here only what its derivation holds for.
 """
 
