@@ -91,7 +91,7 @@ QONNX_DEVICE void fetch_values(const LogAttention& job, size_t matrix, int first
 }
 
 template <Element element, bool integers>
-__global__ void __launch_bounds__(kThreads) log_attention_kernel(const LogAttention job, const Table table) {
+__global__ void __launch_bounds__(kThreads, 4) log_attention_kernel(const LogAttention job, const Table table) {
   QONNX_SHARED(shared);
   const Space space = space_of(shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;

@@ -1,9 +1,10 @@
-"""Kernels as nvcc compiled them: registers and local memory by ptxas, instructions by cuobjdump."""
+"""Kernels as the CUDA toolkit compiles them: registers and local memory by ptxas, instructions by cuobjdump."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import json
 import os
 import pathlib
 import re
@@ -14,25 +15,39 @@ import tempfile
 from qonnx.errors import QonnxError
 
 CUDA = pathlib.Path(__file__).parents[1]
+STORED = pathlib.Path(__file__).with_name("kernels.json")
+ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 120)
+SOURCES = sorted(path.name for path in CUDA.glob("*.cu") if path.name != "runtime.cu")
+USUAL = "report/usual.cu"  # products whose main loops hold only what they execute
+
 _ENTRY = re.compile(
     r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores.*?Used (\d+) registers", re.S
 )
-_INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", re.M)
+_INSTRUCTION = re.compile(r"^ +/\*([0-9a-f]{4,})\*/ +(?:@!?U?P\w+ +)?([A-Z][\w.]*) *([^;]*);")
 # What is counted, by the beginning of an instruction's name.
 KINDS = {
     "tensor core": ("HMMA", "IMMA"),
-    "wide copies": ("LDGSTS.E.BYPASS.128", "LDG.E.128"),
-    "narrow loads": ("LDG.E.U8", "LDG.E.U16"),
-    "shared loads": ("LDS", "LDSM"),
+    "16-byte copies": ("LDGSTS.E.BYPASS.128", "LDG.E.128"),
+    "other global loads": ("LDG.E",),
+    "shared loads": ("LDS",),
     "local memory": ("LDL", "STL"),
 }
+_REGIMES = {  # template arguments of Tile behind the codes
+    "lowbit": {(1, 4, 4, 1, 4): "few", (1, 4, 4, 2, 4): "some", (4, 1, 2, 8, 3): "many"},
+    "codebook": {(2, 4, 4, 1, 4): "few", (2, 4, 4, 2, 3): "some", (4, 2, 2, 8, 3): "many", (2, 2, 1, 2, 2): "lean"},
+}
+_MATH = ("float16", "bfloat16", "int8")
+_ELEMENTS = ("float32", "float16", "bfloat16", "uint8", "int8", "uint4", "int4")
 
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """One kernel for one architecture. local: bytes of stack and spills. instructions: how many of each of KINDS.
+    """One kernel for one architecture.
 
-    `instructions` is None where cuobjdump is not installed.
+    Attributes:
+        local: bytes of stack and spills. instructions: how many of each of KINDS, and of `all`.
+        loop: instructions of the loop that multiplies, each inner one once; 0 without one.
+        inner: of them in loops inside of it that multiply too: over code books.
     """
 
     source: str
@@ -40,49 +55,114 @@ class Kernel:
     architecture: int
     registers: int
     local: int
-    instructions: dict[str, int] | None
+    instructions: dict[str, int]
+    loop: int = 0
+    inner: int = 0
 
 
-def compile_kernels(source: str, architecture: int, *flags: str) -> list[Kernel]:
-    """Every kernel of custom_ops/cuda/`source`, compiled for sm_`architecture` with `flags`.
+def compile_kernels(source: str, architecture: int) -> list[Kernel]:
+    """Every kernel of custom_ops/cuda/`source`, compiled for sm_`architecture`.
+
+    The kernels ask only whether tensor cores are of compute capability 8.0: PTX for 7.5 and 8.0 serves all.
 
     Raises:
-        QonnxError: nvcc is missing or refuses the file.
+        QonnxError: nvcc, ptxas or cuobjdump is missing or refuses the file.
     """
-    nvcc = shutil.which("nvcc", path=f"{os.environ.get('PATH', '')}:/usr/local/cuda/bin")
-    if nvcc is None:
-        raise QonnxError("nvcc is not installed; install the CUDA toolkit, or its wheels, and put nvcc on the PATH")
     with tempfile.TemporaryDirectory() as folder:
-        made = pathlib.Path(folder) / "kernels.o"
-        command = [nvcc, "-std=c++20", "-O3", f"-arch=sm_{architecture}", "-Xptxas", "-v", *flags]
-        done = subprocess.run([*command, "-c", "-o", made, CUDA / source], capture_output=True, text=True)
-        if done.returncode:
-            raise QonnxError(f"nvcc does not compile {source} for sm_{architecture}: {done.stderr.strip()[-500:]}")
-        mixes = instruction_mixes(made)
-    return kernels_of(source, architecture, done.stderr, mixes)
+        ptx, made = pathlib.Path(folder) / "kernels.ptx", pathlib.Path(folder) / "kernels.cubin"
+        virtual = min(architecture, 80)
+        _run(["nvcc", "-std=c++20", "-O3", f"-arch=compute_{virtual}", "-ptx", "-o", ptx, CUDA / source])
+        log = _run(["ptxas", "-v", "-O3", f"-arch=sm_{architecture}", "-o", made, ptx]).stderr
+        return kernels_of(source, architecture, log, _run(["cuobjdump", "-sass", made]).stdout)
 
 
-def kernels_of(source: str, architecture: int, log: str, mixes: dict[str, dict[str, int]] | None) -> list[Kernel]:
-    """The kernels that a log of `ptxas -v` speaks of."""
+def _run(command: list) -> subprocess.CompletedProcess[str]:
+    tool = shutil.which(command[0], path=f"{os.environ.get('PATH', '')}:/usr/local/cuda/bin")
+    if tool is None:
+        raise QonnxError(f"{command[0]} is not installed; install the CUDA toolkit and put it on the PATH")
+    done = subprocess.run([tool, *command[1:]], capture_output=True, text=True)
+    if done.returncode:
+        raise QonnxError(f"{command[0]} does not take {command[-1]}: {done.stderr.strip()[-500:]}")
+    return done
+
+
+def kernels_of(source: str, architecture: int, log: str, sass: str) -> list[Kernel]:
+    """The kernels that a log of `ptxas -v` speaks of, with their SASS as cuobjdump prints it."""
+    bodies: dict[str, list[tuple[int, str, str]]] = collections.defaultdict(list)
+    name = ""
+    for line in sass.splitlines():
+        if "Function :" in line:
+            name = line.split(":")[1].strip()
+        elif found := _INSTRUCTION.match(line):
+            bodies[name].append((int(found[1], 16), found[2], found[3]))
     return [
-        Kernel(source, name, architecture, int(registers), int(stack) + int(spills), mixes and mixes.get(name))
-        for name, stack, spills, registers in _ENTRY.findall(log)
-    ]
+        Kernel(source, name_of(entry), architecture, int(registers), int(stack) + int(spills), mix_of(bodies[entry]),
+               *loop_of(bodies[entry]))
+        for entry, stack, spills, registers in _ENTRY.findall(log)
+    ]  # fmt: skip
 
 
-def instruction_mixes(made: pathlib.Path) -> dict[str, dict[str, int]] | None:
-    """How many instructions of each of KINDS each kernel of an object file has; None without cuobjdump."""
-    if shutil.which("cuobjdump") is None:
-        return None
-    text = subprocess.run(["cuobjdump", "-sass", made], capture_output=True, text=True, check=True).stdout
-    _, *parts = re.split(r"^\s*Function : (\w+)$", text, flags=re.M)
-    return {name: mix_of(body) for name, body in zip(parts[::2], parts[1::2], strict=True)}
+def mix_of(body: list[tuple[int, str, str]]) -> dict[str, int]:
+    """How many instructions of each of KINDS stand in a kernel, and `all`; each is counted once."""
+    counts = dict.fromkeys(("all", *KINDS), 0)
+    for _, instruction, _ in body:
+        counts["all"] += 1
+        kind = next((kind for kind, beginnings in KINDS.items() if instruction.startswith(beginnings)), None)
+        if kind:
+            counts[kind] += 1
+    return counts
 
 
-def mix_of(sass: str) -> dict[str, int]:
-    """How many instructions of each of KINDS stand in a kernel's SASS, and `all`."""
-    counts = collections.Counter(_INSTRUCTION.findall(sass))
-    mix = {
-        kind: sum(n for name, n in counts.items() if name.startswith(beginnings)) for kind, beginnings in KINDS.items()
-    }
-    return {"all": counts.total(), **mix}
+def loop_of(body: list[tuple[int, str, str]]) -> tuple[int, int]:
+    """Instructions of the largest loop with tensor-core instructions, and of the loops with such ones in it."""
+    place = {address: i for i, (address, _, _) in enumerate(body)}
+    loops = []
+    for i, (address, instruction, arguments) in enumerate(body):
+        target = re.search(r"0x([0-9a-f]+)", arguments)
+        if instruction.startswith("BRA") and target and int(target[1], 16) < address:
+            first = place[int(target[1], 16)]
+            if any(name.startswith(KINDS["tensor core"]) for _, name, _ in body[first : i + 1]):
+                loops.append((first, i))
+    if not loops:
+        return 0, 0
+    begin, end = max(loops, key=lambda loop: loop[1] - loop[0])
+    within = [(a, b) for a, b in loops if begin <= a and b <= end and (a, b) != (begin, end)]
+    outer = [(a, b) for a, b in within if not any(c <= a and b <= d and (a, b) != (c, d) for c, d in within)]
+    return end - begin + 1, sum(b - a + 1 for a, b in outer)
+
+
+def name_of(mangled: str) -> str:
+    """A kernel's name and what it is compiled for, in words."""
+    low = re.search(r"LowBitCodesILi(\d+)ELb([01])ELNS\w*?4MathE(\d)E+((?:Li\d+E)+)", mangled)
+    book = re.search(r"CodebookCodesILi(\d+)ELNS\w*?4MathE(\d)E+((?:Li\d+E)+)", mangled)
+    if low:
+        form = "16-entry table" if low[2] == "1" else f"{low[1]} bits"
+        return f"{form}, {_MATH[int(low[3])]}, {_regime('lowbit', low[4])}"
+    if book:
+        return f"vectors of {book[1]}, {_MATH[int(book[2])]}, {_regime('codebook', book[3])}"
+    name = re.search(r"\d([a-z][a-z_]*_kernel)", mangled)
+    if name is None:
+        raise QonnxError(f"'{mangled}' is no kernel of this folder")
+    elements = [_ELEMENTS[int(i)] for i in re.findall(r"7ElementE(\d)E", mangled)]
+    flags = re.findall(r"Lb([01])E|(?:Math|Rounding)E(\d)E", mangled)
+    return " ".join([name[1].removesuffix("_kernel"), *elements, *("".join(flag) for flag in flags)])
+
+
+def _regime(weights: str, arguments: str) -> str:
+    return _REGIMES[weights][tuple(int(number) for number in re.findall(r"\d+", arguments))]
+
+
+def load(path: pathlib.Path = STORED) -> list[Kernel]:
+    if not path.exists():
+        return []
+    return [Kernel(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def store(kernels: list[Kernel], path: pathlib.Path = STORED) -> None:
+    """Add kernels to those on file; a kernel compiled again takes the place of the old one."""
+    kept = {(k.source, k.architecture, k.name): k for k in load(path)}
+    again = {(k.source, k.architecture) for k in kernels}
+    kept = {key: k for key, k in kept.items() if key[:2] not in again}
+    kept |= {(k.source, k.architecture, k.name): k for k in kernels}
+    rows = [json.dumps(dataclasses.asdict(kept[key])) for key in sorted(kept)]
+    path.write_text("[\n" + ",\n".join(rows) + "\n]\n", encoding="utf-8")

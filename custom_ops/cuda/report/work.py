@@ -1,0 +1,292 @@
+"""What the kernel of product_tile.cuh does for a shape, counted: splits, bytes copied, multiplications, shared memory.
+
+The numbers restate custom_ops/cuda/{product.h, product.cu, product_stage.cuh, lowbit_run.cuh, codebook_run.cuh} for
+weights with float16 scales and one zero point; tests hold them against what the emulated device counts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+TILE, UNIT = 16, 64  # rows and columns of a unit
+
+
+def _up(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """Template arguments of Tile: warps over rows and units, tiles and tiles of eight tokens a warp, stages."""
+
+    warps_rows: int
+    warps_units: int
+    tiles: int
+    token_tiles: int
+    stages: int
+
+    @property
+    def block_tiles(self) -> int:
+        return self.warps_rows * self.tiles
+
+    @property
+    def tokens(self) -> int:
+        return 8 * self.token_tiles
+
+    @property
+    def threads(self) -> int:
+        return 32 * self.warps_rows * self.warps_units
+
+
+TILES = {
+    "lowbit": {"few": Tile(1, 4, 4, 1, 4), "some": Tile(1, 4, 4, 2, 4), "many": Tile(4, 1, 2, 8, 3)},
+    "codebook": {
+        "few": Tile(2, 4, 4, 1, 4),
+        "some": Tile(2, 4, 4, 2, 3),
+        "many": Tile(4, 2, 2, 8, 3),
+        "lean": Tile(2, 2, 1, 2, 2),
+    },
+}
+_BLOCKS = {("lowbit", "few"): 2, ("lowbit", "some"): 2, ("codebook", "lean"): 2}  # for each processor, at least
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """A weight format and the numbers that are multiplied.
+
+    Attributes:
+        bits: of a code, or of an index of a code book. block: columns with one scale, 0 for a whole row.
+        books: of vectors of `vector` numbers; 0 for low-bit codes.
+    """
+
+    name: str
+    bits: int
+    block: int = 0
+    books: int = 0
+    vector: int = 8
+    int8: bool = False
+
+    @property
+    def family(self) -> str:
+        return "codebook" if self.books else "lowbit"
+
+    @property
+    def size(self) -> int:
+        return 1 if self.int8 else 2
+
+    @property
+    def sums(self) -> bool:
+        """Whether sums of x are needed: for zero points that are not taken off where codes become numbers."""
+        return self.int8 and not self.books and self.bits < 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """A weight [rows, columns] as it lies in the GPU's memory."""
+
+    form: Form
+    rows: int
+    columns: int
+
+    @property
+    def block(self) -> int:
+        return self.form.block or self.columns
+
+    @property
+    def groups(self) -> int:
+        return _up(self.columns, self.block)
+
+    @property
+    def step(self) -> int:
+        return 32 if self.form.int8 else 16
+
+    @property
+    def padded_group(self) -> int:
+        grain = UNIT if self.form.books else self.step  # vectors of 8 need no padding of their own
+        return _up(self.block, grain) * grain
+
+    @property
+    def units(self) -> int:
+        return _up(self.groups * self.padded_group, UNIT)
+
+    @property
+    def tiles(self) -> int:
+        return _up(self.rows, TILE)
+
+    @property
+    def unit_bytes(self) -> int:
+        if self.form.books:
+            return TILE * UNIT // self.form.vector * self.form.books * (1 if self.form.bits <= 8 else 2)
+        return TILE * UNIT // 8 * self.form.bits
+
+    @property
+    def slots(self) -> int:
+        group = self.padded_group
+        if group % UNIT == 0:
+            return 1
+        return UNIT // group if UNIT % group == 0 else (UNIT - 2) // group + 2
+
+    @property
+    def parameter_bytes(self) -> int:
+        return 2 * TILE
+
+    @property
+    def table_bytes(self) -> int:
+        form = self.form
+        return form.books * 2**form.bits * form.vector * form.size
+
+    @property
+    def stored(self) -> int:
+        """Bytes of codes, scales and code books."""
+        return self.tiles * (self.units * self.unit_bytes + self.groups * self.parameter_bytes) + self.table_bytes
+
+    @property
+    def least(self) -> int:
+        """Bytes that any kernel must read of this format: nothing padded."""
+        per_code = self.form.vector if self.form.books else 1
+        codes = self.rows * self.columns // per_code * max(self.form.books, 1)
+        return codes * self.form.bits // 8 + 2 * self.rows * self.groups + self.table_bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """The product of a weight with `rows` rows of x, float16, on a device."""
+
+    weight: Packed
+    rows: int
+    processors: int
+    block_shared: int  # bytes of shared memory that a block may have
+
+    @property
+    def regime(self) -> str:
+        if self.weight.form.books and self.weight.unit_bytes > TILE * UNIT // 2:
+            return "lean"
+        return "few" if self.rows <= 8 else "some" if self.rows <= 16 else "many"
+
+    @property
+    def tile(self) -> Tile:
+        return TILES[self.weight.form.family][self.regime]
+
+    @property
+    def output_blocks(self) -> int:
+        return _up(self.weight.tiles, self.tile.block_tiles)
+
+    @property
+    def token_blocks(self) -> int:
+        return _up(self.rows, self.tile.tokens)
+
+    def _units_per_split(self, splits: int) -> int:
+        depth = self.tile.warps_units
+        return _up(_up(self.weight.units, splits), depth) * depth
+
+    @property
+    def units_per_split(self) -> int:
+        blocks = self.output_blocks * self.token_blocks
+        useful = max(1, self.weight.units // (2 * self.tile.warps_units))
+        if self.regime != "many":
+            wanted = _up(_BLOCKS.get((self.weight.form.family, self.regime), 1) * self.processors, blocks)
+            return self._units_per_split(min(max(wanted, 1), useful))
+
+        def time(splits: int) -> int:
+            turns = _up(blocks * splits, self.processors)
+            return turns * (self._units_per_split(splits) + (4 if splits > 1 else 1))
+
+        return self._units_per_split(min(range(1, min(useful, 16) + 1), key=time))
+
+    @property
+    def splits(self) -> int:
+        return _up(self.weight.units, self.units_per_split)
+
+    @property
+    def blocks(self) -> int:
+        return self.output_blocks * self.token_blocks * self.splits
+
+    @property
+    def turns(self) -> int:
+        """Blocks of the processor that has most."""
+        return _up(self.blocks, self.processors)
+
+    @property
+    def stage_bytes(self) -> int:
+        weight, tile = self.weight, self.tile
+        codes = tile.block_tiles * tile.warps_units * weight.unit_bytes
+        parameters = tile.block_tiles * tile.warps_units * weight.slots * weight.parameter_bytes
+        x = tile.tokens * tile.warps_units * UNIT * weight.form.size
+        of_rows = tile.warps_units * weight.slots * 4 * tile.tokens * (weight.form.int8 + weight.form.sums)
+        return _up(_up(codes + parameters, 128) * 128 + x + of_rows, 128) * 128
+
+    @property
+    def staged_bytes(self) -> int:
+        """Shared memory of a block without code books."""
+        tile = self.tile
+        end = 4 * tile.warps_units * tile.tokens * (TILE * tile.block_tiles + 4)
+        return max(tile.stages * self.stage_bytes, end)
+
+    @property
+    def book_bytes(self) -> int:
+        """Shared memory of a block for copies of the code books; 0 where they are read through the L2 cache."""
+        once, room = self.weight.table_bytes, self.block_shared - self.staged_bytes
+        if not once or once > room:
+            return 0
+        worth = self.units_per_split * self.tile.block_tiles * self.weight.unit_bytes
+        piece, copies = min(16, self.weight.form.vector * self.weight.form.size), 1
+        while 2 * piece * copies <= 128 and 2 * once * copies <= min(room, 64 << 10, worth):
+            copies *= 2
+        return once * copies
+
+    @property
+    def copied_bytes(self) -> int:
+        """By asynchronous copies of all blocks, out of the L2 cache."""
+        weight, form = self.weight, self.weight.form
+        steps, group_steps = UNIT // weight.step, weight.padded_group // weight.step
+        slots = sum(min(weight.slots, weight.groups - u * steps // group_steps) for u in range(weight.units))
+        of_weight = weight.units * weight.unit_bytes + slots * weight.parameter_bytes
+        rows = _up(self.rows, 4) * 4
+        of_x = self.rows * weight.units * UNIT * form.size + 4 * rows * slots * form.int8
+        of_x += 4 * rows * weight.units * weight.slots * form.sums
+        return self.token_blocks * weight.tiles * of_weight + self.output_blocks * of_x
+
+    @property
+    def multiplies_of_unit(self) -> int:
+        """Tensor-core instructions of a block for a unit of the columns."""
+        steps = UNIT // self.weight.step
+        return self.tile.block_tiles * self.tile.token_tiles * steps * max(1, self.weight.form.books)
+
+    @property
+    def multiplies(self) -> int:
+        return self.output_blocks * self.token_blocks * self.weight.units * self.multiplies_of_unit
+
+    @property
+    def launches(self) -> int:
+        """Kernels: x as operands, where it is none as it is; tiles; partial sums."""
+        form, weight = self.weight.form, self.weight
+        whole = weight.columns == weight.units * UNIT and (weight.groups == 1 or weight.block == weight.padded_group)
+        return (not (whole and not form.int8 and not form.books)) + 1 + (self.splits > 1)
+
+    @property
+    def workspace_bytes(self) -> int:
+        """x as operands and partial sums."""
+        partial = 4 * self.splits * self.rows * self.weight.rows if self.splits > 1 else 0
+        prepared = self.rows * self.weight.units * UNIT * self.weight.form.size
+        return partial + (prepared if self.launches > 1 + (self.splits > 1) else 0)
+
+    @property
+    def shared_bytes_of_unit(self) -> int:
+        """Bytes that a block moves in and out of shared memory for a unit; reads of up to 128 bytes count as that."""
+        weight, tile, form = self.weight, self.tile, self.weight.form
+        written = self.stage_bytes // tile.warps_units
+        codes = tile.block_tiles * weight.unit_bytes
+        x = tile.warps_rows * tile.tokens * UNIT * form.size
+        parameters = (
+            128 * (tile.block_tiles + tile.warps_rows * tile.token_tiles * (form.int8 + form.sums)) * weight.slots
+        )
+        looked_up = tile.block_tiles * TILE * UNIT * form.size * form.books if self.book_bytes else 0
+        return written + codes + x + parameters + looked_up
+
+
+def resident(registers: int, threads: int, shared: int, *, processor_shared: int, most_threads: int) -> int:
+    """Blocks of a kernel that a processor holds at once."""
+    warp_registers = math.ceil(registers * 32 / 256) * 256
+    by_registers = 65536 // warp_registers // (threads // 32)
+    return min(by_registers, processor_shared // (shared + 1024), most_threads // threads)
