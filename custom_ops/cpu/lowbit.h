@@ -27,6 +27,7 @@ namespace qonnx::cpu {
 constexpr size_t kPanel = 32;       // output rows in a panel
 constexpr size_t kTile = 16;        // output rows in a tile
 constexpr size_t kUnit = 32;        // k in a unit
+constexpr size_t kLargestGroup = 512;  // columns in a group: decoded, a panel's group takes 16 KB
 constexpr size_t kMaxTokens = 264;  // rows of X that one call of a panel kernel takes: a multiple of 6 and 8
 constexpr size_t kPair = 64;        // output rows in a pair of panels
 

@@ -12,7 +12,6 @@ namespace qonnx::cpu {
 
 namespace {
 
-constexpr size_t kLargestGroup = 512;    // columns: decoded, a panel's group takes 16 KB
 constexpr float kLargestInteger = 1024;  // zero · Σ q of a group stays far inside int32
 
 size_t divided_up(size_t a, size_t b) { return (a + b - 1) / b; }

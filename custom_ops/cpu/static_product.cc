@@ -114,6 +114,11 @@ class StaticMatMul {
     for (size_t i = 0; i < 4; ++i) constant = (arrays[i] = info.constant(kCodes + i)).present && constant;
     if (constant) weight_.emplace(shape_, LowBitInputs{arrays[0], arrays[1], arrays[2], arrays[3]}, who_);
     if (const Tensor bias = info.constant(kBias)) constant_bias_ = bias_of(bias);
+    const Tensor x_zero = info.constant(kXZero);
+    if (!weight_ || !x_zero.present || !is_single(x_zero)) return;
+    StaticGrid grid = x_grid_;
+    set_zero_point(x_zero, "x", grid);
+    constant_correction_ = correction_of(*weight_, with_form(x_zero.type, *weight_, grid));
   }
 
   void run(Context& context) {
@@ -129,9 +134,6 @@ class StaticMatMul {
       if (x.type != x_zero.type)
         throw Error(who_ + "X is " + type_text(x.type) + " and x_zero_point " + type_text(x_zero.type) +
                     "; both must have one type");
-      call.grid.negative = is_signed(x.type);
-    } else {
-      call.grid.negative = call.grid.minimum < 0;
     }
     if constexpr (kCodesOut) {
       call.y_grid = y_grid_;
@@ -144,9 +146,7 @@ class StaticMatMul {
           LowBitInputs{context.input(kCodes), context.input(kScale), context.input(kZero), context.input(kTable)},
           who_);
     call.weight = weight_ ? &*weight_ : &*fresh;
-    call.signs = kernels_.signs(call.weight->packed.weight());
-    if (call.signs) call.grid.shift = call.grid.negative ? -128 : 0;
-    else call.grid.shift = call.grid.negative ? 0 : 128;
+    call.grid = with_form(x_zero.type, *call.weight, call.grid);
     const std::vector<float> fresh_bias = constant_bias_.empty() ? bias_of(context.input(kBias)) : std::vector<float>();
     call.bias = constant_bias_.empty() ? fresh_bias.data() : constant_bias_.data();
 
@@ -155,8 +155,9 @@ class StaticMatMul {
     auto* y = static_cast<char*>(context.output(0, shape));
     const size_t rows = x.count / shape_.columns;
     if (!rows) return;
-    const std::vector<int32_t> correction = correction_of(call);
-    call.correction = correction.data();
+    const std::vector<int32_t> fresh_correction =
+        constant_correction_.empty() ? correction_of(*call.weight, call.grid) : std::vector<int32_t>();
+    call.correction = constant_correction_.empty() ? fresh_correction.data() : constant_correction_.data();
     for (size_t first = 0; first < rows; first += kMaxTokens)
       run_rows(context, call, x, first, std::min(kMaxTokens, rows - first), y + first * shape_.rows * kSize);
   }
@@ -164,7 +165,6 @@ class StaticMatMul {
  private:
   struct Call {
     const StaticWeight* weight;
-    bool signs;  // of the weight's bytes
     StaticGrid grid, y_grid;
     const float* bias;          // [panels · 32]
     const int32_t* correction;  // [panel][chain][32]
@@ -180,18 +180,26 @@ class StaticMatMul {
   }
 
   void set_grid(const Tensor& scale, const Tensor& zero_point, const std::string& of, StaticGrid& grid) const {
-    const std::string names[] = {of + "_scale", of + "_zero_point"};
-    for (const Tensor* tensor : {&scale, &zero_point})
-      if (!is_single(*tensor))
-        throw Error(who_ + "input " + names[tensor == &zero_point] + " has shape " + shape_text(tensor->shape) +
-                    ", but one number is wanted");
-    grid.scale = numbers_of(scale, who_, names[0].c_str())[0];
+    const std::string scale_name = of + "_scale";
+    expect_single(scale, scale_name);
+    grid.scale = numbers_of(scale, who_, scale_name.c_str())[0];
     if (!(grid.scale > 0) || !std::isfinite(grid.scale))
-      throw Error(who_ + "input " + names[0] + " is " + std::to_string(grid.scale) + ", not a positive number");
+      throw Error(who_ + "input " + scale_name + " is " + std::to_string(grid.scale) + ", not a positive number");
+    set_zero_point(zero_point, of, grid);
+  }
+
+  void set_zero_point(const Tensor& zero_point, const std::string& of, StaticGrid& grid) const {
+    const std::string name = of + "_zero_point";
+    expect_single(zero_point, name);
     if (zero_point.type != Type::uint8 && zero_point.type != Type::int8 && !four_bits(zero_point.type))
-      throw Error(who_ + "input " + names[1] + " is " + type_text(zero_point.type) + "; use uint8, int8, uint4 or int4");
+      throw Error(who_ + "input " + name + " is " + type_text(zero_point.type) + "; use uint8, int8, uint4 or int4");
     const uint8_t byte = code_at(zero_point, 0);
     grid.zero_point = is_signed(zero_point.type) ? static_cast<int8_t>(byte) : byte;
+  }
+
+  void expect_single(const Tensor& tensor, const std::string& name) const {
+    if (!is_single(tensor))
+      throw Error(who_ + "input " + name + " has shape " + shape_text(tensor.shape) + ", but one number is wanted");
   }
 
   std::vector<float> bias_of(const Tensor& tensor) const {
@@ -204,18 +212,26 @@ class StaticMatMul {
     return bias;
   }
 
-  std::vector<int32_t> correction_of(const Call& call) const {
-    const LowBitWeight& weight = call.weight->packed.weight();
-    std::vector<int32_t> correction = call.weight->value_sums;
-    if (call.signs)
+  // Which bytes are signed, those of the weight or those of X (static_product.h).
+  StaticGrid with_form(Type x_zero, const StaticWeight& weight, StaticGrid grid) const {
+    grid.negative = form == Form::float_to_float ? grid.minimum < 0 : is_signed(x_zero);
+    grid.shift = kernels_.signs(weight.packed.weight()) ? (grid.negative ? -128 : 0) : (grid.negative ? 0 : 128);
+    return grid;
+  }
+
+  std::vector<int32_t> correction_of(const StaticWeight& of, const StaticGrid& grid) const {
+    const LowBitWeight& weight = of.packed.weight();
+    const size_t chains = chain_count(weight);
+    std::vector<int32_t> correction = of.value_sums;
+    const int32_t x_zero = grid.zero_point - grid.shift;
+    const int32_t zero = kernels_.signs(weight) ? static_cast<int32_t>(weight.zero) : 0;
+    for (size_t panel = 0; panel < weight.panels; ++panel)
       for (size_t g = 0; g < weight.groups; ++g) {
-        const int32_t zeros = static_cast<int32_t>(weight.zero) * static_cast<int32_t>(weight.group_columns(g));
-        for (size_t panel = 0; panel < weight.panels; ++panel)
-          for (size_t row = 0; row < kPanel; ++row)
-            correction[(panel * chain_count(weight) + chain_of(weight, g)) * kPanel + row] -= zeros;
+        const int32_t zeros = zero * static_cast<int32_t>(weight.group_columns(g));
+        int32_t* sums = &correction[(panel * chains + chain_of(weight, g)) * kPanel];
+        for (size_t row = 0; row < kPanel; ++row) sums[row] -= zeros;
       }
-    const int32_t zero = call.grid.zero_point - call.grid.shift;
-    for (int32_t& sum : correction) sum *= -zero;
+    for (int32_t& sum : correction) sum *= -x_zero;
     return correction;
   }
 
@@ -239,14 +255,15 @@ class StaticMatMul {
     const LowBitWeight& weight = call.weight->packed.weight();
     const size_t width = weight.width(), chains = chain_count(weight), together = kernels_.together(rows);
     const size_t filled = (rows + together - 1) / together * together;
-    const size_t sums = call.signs ? 0 : filled * chains;
+    const bool signs = kernels_.signs(weight);
+    const size_t sums = signs ? 0 : filled * chains;
     const size_t tasks = std::min(filled, rows * width / kTaskNumbers + 1);
     const size_t own = Scratch::size_of<float>(shape_.columns);  // of a task
     Scratch::Loan loan(scratch_, tasks * own + Scratch::size_of<int8_t>(filled * width) +
                                      Scratch::size_of<int32_t>(sums) + Scratch::size_of<uint8_t>(filled));
     float* wide = loan.next<float>(tasks * own / sizeof(float));
     StaticRows q{loan.next<int8_t>(filled * width), loan.next<int32_t>(sums), together};
-    if (call.signs) q.sum = nullptr;
+    if (signs) q.sum = nullptr;
     uint8_t* spoiled = loan.next<uint8_t>(filled);
     context.parallel(tasks, [&](size_t task) {
       float* row_space = wide + task * own / sizeof(float);
@@ -317,6 +334,7 @@ class StaticMatMul {
   StaticGrid x_grid_{}, y_grid_{};
   std::optional<StaticWeight> weight_;
   std::vector<float> constant_bias_;
+  std::vector<int32_t> constant_correction_;
   Scratch scratch_;
 };
 

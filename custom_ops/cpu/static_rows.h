@@ -12,6 +12,15 @@ static inline int8_t* codes_of_row(const LowBitWeight& weight, const StaticRows&
   return q.codes + row / q.together * q.together * weight.width() + 4 * (row % q.together);
 }
 
+// Bytes [padded], whole units, each four `together` fours behind the last; returns where the next ones go. Bytes go
+// through memory on purpose: taking fours out of vector registers keeps the ports busy that the arithmetic needs.
+static inline int8_t* interleave(const void* bytes, size_t padded, size_t together, int8_t* to) {
+  const auto* from = static_cast<const uint8_t*>(bytes);
+  for (size_t k = 0; k < padded; k += 16, to += 16 * together)
+    for (size_t i = 0; i < 4; ++i) memcpy(to + 4 * together * i, from + k + 4 * i, 4);
+  return to;
+}
+
 // Σ (c − a) of a row's groups, added up by chain where somebody wants it.
 class RowSums {
  public:
@@ -30,41 +39,32 @@ class RowSums {
   int32_t* sum_ = nullptr;
 };
 
-// Calls body(group, first column, columns, where) for every group of a row, where its padded codes begin.
+// Calls body(group, first column, columns) for every group of a row.
 template <class Body>
-static inline void for_groups(const LowBitWeight& weight, int8_t* codes, size_t together, Body&& body) {
-  for (size_t g = 0; g < weight.groups; ++g, codes += weight.units * kUnit * together)
-    body(g, weight.group_begin(g), weight.group_columns(g), codes);
-}
-
-static inline void put_zeros(int8_t* to, size_t from, size_t end, size_t together) {
-  for (size_t k = from; k < end; k += 4, to += 4 * together) memset(to, 0, 4);
+static inline void for_groups(const LowBitWeight& weight, Body&& body) {
+  size_t g = 0;
+  for (size_t block = 0; g < weight.groups; block += weight.block)
+    for (size_t part = 0; part < weight.parts; ++part, ++g) {
+      const size_t begin = block + part * weight.group, end = block + weight.block, last = begin + weight.group;
+      const size_t stop = end < weight.columns ? end : weight.columns, own = last < stop ? last : stop;
+      body(g, begin, own > begin ? own - begin : 0);
+    }
 }
 
 static void place(const LowBitWeight& weight, const uint8_t* x, const StaticGrid& grid, size_t row,
                   const StaticRows& q) {
-  const size_t padded = weight.units * kUnit, n = q.together;
-  const uint32_t flip = grid.shift ? 0x80808080u : 0;
+  const size_t padded = weight.units * kUnit;
+  const uint8_t flip = grid.shift ? 0x80 : 0;
+  int8_t* to = codes_of_row(weight, q, row);
   RowSums sums(weight, q, row);
-  for_groups(weight, codes_of_row(weight, q, row), n, [&](size_t g, size_t begin, size_t columns, int8_t* to) {
-    if (!x) return put_zeros(to, 0, padded, n);
-    const uint8_t* from = x + begin;
-    size_t k = 0;
-    for (; k + 4 <= columns; k += 4, to += 4 * n) {
-      uint32_t four;
-      memcpy(&four, from + k, 4);
-      four ^= flip;
-      memcpy(to, &four, 4);
-    }
-    if (k < columns) {
-      int8_t last[4] = {0, 0, 0, 0};
-      for (size_t i = 0; k + i < columns; ++i) last[i] = static_cast<int8_t>(from[k + i] ^ (flip & 255));
-      memcpy(to, last, 4);
-      k += 4;
-      to += 4 * n;
-    }
-    put_zeros(to, k, padded, n);
-    if (!sums.wanted()) return;
+  for_groups(weight, [&](size_t g, size_t begin, size_t columns) {
+    alignas(64) uint8_t bytes[kLargestGroup];
+    const uint8_t* from = x ? x + begin : nullptr;
+    const size_t known = x ? columns : 0;
+    for (size_t k = 0; k < known; ++k) bytes[k] = from[k] ^ flip;
+    if (known < padded) memset(bytes + known, 0, padded - known);
+    to = interleave(bytes, padded, q.together, to);
+    if (!x || !sums.wanted()) return;
     int32_t total = 0;
     if (grid.negative)
       for (size_t i = 0; i < columns; ++i) total += static_cast<int8_t>(from[i]);
@@ -133,36 +133,30 @@ static inline Numbers numbers(const float* x, size_t n) {  // at most 16, filled
 
 static bool quantize(const LowBitWeight& weight, const float* x, const StaticGrid& grid, size_t row,
                      const StaticRows& q) {
-  const size_t padded = weight.units * kUnit, n = q.together;
+  const size_t padded = weight.units * kUnit;
   const Rounding rounding(grid);
   const Integers offset = Integers{} + (grid.zero_point - grid.shift);
   Integers largest{};
+  int8_t* to = codes_of_row(weight, q, row);
   RowSums sums(weight, q, row);
-  for_groups(weight, codes_of_row(weight, q, row), n, [&](size_t g, size_t begin, size_t columns, int8_t* to) {
+  for_groups(weight, [&](size_t g, size_t begin, size_t columns) {
+    alignas(64) uint8_t bytes[kLargestGroup];
     Integers total{};
-    for (size_t k = 0; k < padded; k += 16, to += 16 * n) {
-      Sixteen bytes{};
-      if (k < columns) {
-        const Numbers from = numbers(x + begin + k, columns - k);
-        Integers bits;
-        memcpy(&bits, &from, sizeof bits);
-        bits &= 0x7fffffff;
-        largest = bits > largest ? bits : largest;
-        const Integers code = __builtin_convertvector(rounding(from), Integers);
-        bytes = __builtin_convertvector(code + offset, Sixteen);
-        if (columns - k >= 16) {
-          total += code;
-        } else {
-          for (size_t i = 0; i < 16; ++i) {
-            if (k + i < columns) total[0] += code[i];
-            else bytes[i] = 0;
-          }
-        }
-      }
-      int8_t sixteen[16];
-      memcpy(sixteen, &bytes, 16);
-      for (size_t i = 0; i < 4; ++i) memcpy(to + 4 * n * i, sixteen + 4 * i, 4);
+    for (size_t k = 0; k < columns; k += 16) {
+      const Numbers from = numbers(x + begin + k, columns - k);
+      Integers bits;
+      memcpy(&bits, &from, sizeof bits);
+      bits &= 0x7fffffff;
+      largest = bits > largest ? bits : largest;
+      const Integers code = __builtin_convertvector(rounding(from), Integers);
+      const Sixteen sixteen = __builtin_convertvector(code + offset, Sixteen);
+      memcpy(bytes + k, &sixteen, sizeof sixteen);
+      if (columns - k >= 16) total += code;
+      else
+        for (size_t i = 0; i < columns - k; ++i) total[0] += code[i];
     }
+    if (columns < padded) memset(bytes + columns, 0, padded - columns);
+    to = interleave(bytes, padded, q.together, to);
     if (!sums.wanted()) return;
     int32_t all_lanes = 0;
     for (int i = 0; i < 16; ++i) all_lanes += total[i];
