@@ -391,7 +391,8 @@ _CONSTRUCTS = {
     "operator of com.microsoft": """<ir_version: 8, opset_import: ["": 17, "com.microsoft": 1]>
         g (float[B,4] x, float[4,4] w, float[4] b) => (float[B,4] y) {
         m = MatMul(x, w)
-        y = com.microsoft.BiasGelu(m, b)
+        a = com.microsoft.BiasGelu(m, b)
+        y = com.microsoft.QuickGelu(a)
     }""",
     "Resize to sizes that Shape computes": f"""{_14} g (float[B,3,4,4] x, float[2,3,1,1] w, float[B,2,8,8] skip)
         => (float[B,2,8,8] y) {{
