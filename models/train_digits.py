@@ -101,12 +101,18 @@ def warped(images: torch.Tensor) -> torch.Tensor:
     return shown + 0.08 * torch.randn_like(shown)
 
 
-def train(model: nn.Module, epochs: int, augment: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
-    """AdamW with one cycle of the learning rate; every epoch sees every image once, augmented anew."""
+def train(model: nn.Module, epochs: int, augment: Callable[[torch.Tensor], torch.Tensor], warm: bool) -> nn.Module:
+    """AdamW; every epoch sees every image once, augmented anew. The learning rate falls as a cosine, epoch by epoch, or
+    step by step after it rose in the first tenth if `warm`."""
     images, labels = map(torch.from_numpy, digits.samples("calibration"))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
-    steps = epochs * math.ceil(len(labels) / 64)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps, pct_start=0.1)
+    batches = math.ceil(len(labels) / 64)
+    if warm:
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, epochs * batches, pct_start=0.1)
+    else:
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: (1 + math.cos(math.pi * (step // batches) / epochs)) / 2
+        )
     for _ in range(epochs):
         model.train()
         for batch in torch.randperm(len(labels)).split(64):
@@ -129,14 +135,14 @@ def export(model: nn.Module, path) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)  # such small products only wait for a second thread
-    for build, path, epochs, augment in (
-        (ConvNet, digits.CNN, 120, moved),
-        (VisionTransformer, digits.VIT, 400, warped),
+    for build, path, *how in (
+        (ConvNet, digits.CNN, 120, moved, False),
+        (VisionTransformer, digits.VIT, 400, warped, True),
     ):
         torch.manual_seed(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # the older exporter is what is wanted here
-            export(train(build(), epochs, augment), path)
+            export(train(build(), *how), path)
         print(
             path.name, path.stat().st_size, {split: digits.accuracy(path, split) for split in ("tuning", "evaluation")}
         )

@@ -68,14 +68,6 @@ def _multiplies(node: ir.Node, index: int, settings: Any) -> bool:
     return settings is None or not settings.exclusion(node)
 
 
-def takes_shifts(layer: ir.Node) -> bool:
-    """Whether a constant added to a channel reaches every output of the layer alike: nothing is padded."""
-    automatic = layer.attributes.get_string("auto_pad", "NOTSET")
-    return not is_op(layer, "Conv") or (
-        automatic in ("NOTSET", "VALID") and not any(layer.attributes.get_ints("pads", ()))
-    )
-
-
 def matrix(layer: ir.Node) -> np.ndarray:
     """The layer's weight as float64 [K, O]; of a Conv [C, O · taps]."""
     weight = array(layer.inputs[1]).astype(np.float64)

@@ -93,14 +93,7 @@ class Linear:
     @property
     def pads(self) -> bool:
         """Whether zeros are put around the input, so that a shift of the input is not a shift of the output."""
-        if self.node.op_type == "ConvTranspose":
-            return True
-        if self.node.op_type != "Conv":
-            return False
-        automatic = self.node.attributes.get("auto_pad")
-        if automatic is not None and automatic.as_string() not in ("NOTSET", "VALID"):
-            return True
-        return any(integers(self.node, "pads") or ())
+        return pads(self.node)
 
     def set_weight(self, data: np.ndarray) -> None:
         """Store a new weight in the old one's type, under its name."""
@@ -127,6 +120,14 @@ class Linear:
         _rename_behind(output, add.outputs[0])
         add.replace_input_with(0, output)
         self.result, self.bias_node, self.bias_index = add.outputs[0], add, 1
+
+
+def pads(node: ir.Node) -> bool:
+    """Whether the layer puts zeros around its input."""
+    if not is_op(node, "Conv"):
+        return is_op(node, "ConvTranspose")
+    automatic = node.attributes.get_string("auto_pad", "NOTSET")
+    return automatic not in ("NOTSET", "VALID") or any(integers(node, "pads") or ())
 
 
 def linear(node: ir.Node) -> Linear | None:

@@ -42,7 +42,8 @@ import onnx_ir as ir
 
 from qonnx.notes import note
 from qonnx.passes.base import Change, Pass
-from qonnx.passes.channel_fold import fold_into_layer, layers_behind, matrix, takes_shifts
+from qonnx.passes.channel_fold import fold_into_layer, layers_behind, matrix
+from qonnx.passes.linear import pads
 from qonnx.passes.rewire import array, initializer, integer, is_constant, is_op, set_input
 from qonnx.stats import Stats, affine_channels
 
@@ -55,6 +56,7 @@ class Reparameterize(Pass):
     bits: of activations and weights. gain: factor by which the default must lower the expected error. noise: steps of
     the grid by which channels are moved at random (NoisyQuant). convolutions: whether norms before them are folded.
     deviations: where channels are clipped, in standard deviations from their mean; None: nowhere.
+    powers: whether ratios are rounded to powers of two, so that folding rounds nothing (LLM-FP4's form).
     """
 
     settings: Any = None
@@ -65,6 +67,7 @@ class Reparameterize(Pass):
     noise: float = 0.0
     convolutions: bool = False
     deviations: float | None = None
+    powers: bool = False
 
     needs = ("observe",)
     tolerance = 2e-5
@@ -83,8 +86,10 @@ class Reparameterize(Pass):
             if not layers or (not self.convolutions and any(is_op(layer, "Conv") for layer in layers)):
                 continue
             weights = [matrix(layer) for layer in layers]
-            shifts = not is_op(node, "RMSNormalization") and all(takes_shifts(layer) for layer in layers)
+            shifts = not is_op(node, "RMSNormalization") and not any(pads(layer) for layer in layers)
             shift, ratio, strength = self._choose(stats, weights, shifts)
+            if self.powers:
+                ratio = 2.0 ** np.rint(np.log2(ratio))
             if self.noise and shifts:
                 shift = shift + self.noise * _step(stats, self.bits) * _uniform(value.name, shift.size)
             note(node).folded = True

@@ -239,16 +239,17 @@ class Walks:
 
 
 def _in_order(tasks: dict[ir.Node, Task], shared: dict, solutions: Callable) -> Iterator[tuple[ir.Node, str]]:
-    """Settle layers that know nothing of each other; `shared` grows by the solutions of their weights."""
+    """Settle layers that know nothing of each other; `shared` grows by the solutions of their weights, `tasks` shrink,
+    so that the sums of a layer go with it."""
     first: dict[ir.Value, ir.Node] = {}
     for node in tasks:
         if node.inputs[1] not in shared:
             first.setdefault(node.inputs[1], node)
     found = solutions(tasks[node].job() for node in first.values())
-    for node, task in tasks.items():
+    for node in list(tasks):
         if first.get(node.inputs[1]) is node:
             shared[node.inputs[1]] = next(found)
-        yield node, task.settle(shared[node.inputs[1]])
+        yield node, tasks.pop(node).settle(shared[node.inputs[1]])
 
 
 def _walkable(node: ir.Node) -> bool:

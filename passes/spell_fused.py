@@ -155,34 +155,31 @@ def _fused_matmul(node: ir.Node) -> str:
 
 
 def _with_activation(node: ir.Node) -> str:
-    """FusedConv and FusedGemm: the layer [+ a tensor], then `activation` with its numbers in `activation_params`."""
-    kind = node.op_type.removeprefix("Fused")
+    """FusedConv and FusedGemm: the layer [+ a tensor], then `activation` with its numbers."""
     name = node.attributes.get_string("activation", "")
-    params = node.attributes.get_floats("activation_params", ())
-    if name == "Clip" or name not in _ACTIVATIONS:
-        limits = name == "Clip" and len(params) == 2
-        if not limits and name:
-            return f"its activation '{name}' is not known"
+    given = node.attributes.get_floats("activation_params", ())
+    if (name and name not in _ACTIVATIONS) or (name == "Clip" and len(given) != 2):
+        return f"its activation '{name}' is not known"
     write = StandingIn(node)
-    own = {"activation", "activation_params", "activation_alpha", "activation_beta", "activation_gamma"}
-    attributes = {k: a for k, a in node.attributes.items() if k not in own}
-    last = write.add(kind, node.inputs[:3], "layer", attributes)
+    attributes = {key: a for key, a in node.attributes.items() if not key.startswith("activation")}
+    last = write.add(node.op_type.removeprefix("Fused"), node.inputs[:3], "layer", attributes)
     if operand(node, 3) is not None:
         last = write.add("Add", [last, operand(node, 3)], "sum")
     if name == "Clip":
-        last = write.add("Clip", [last, *(write.constant("bound", np.float32(p)) for p in params)], "clipped")
+        kind = (node.inputs[0].dtype or ir.DataType.FLOAT).numpy()
+        bounds = [write.constant("bound", np.array(number, kind)) for number in given]
+        last = write.add("Clip", [last, *bounds], "clipped")
     elif name:
-        given = list(params) or [
-            floats(node, key, default)
-            for key, default in zip(("activation_alpha", "activation_beta"), _ACTIVATIONS[name].values(), strict=False)
-        ]
-        last = write.add(name, [last], "activated", dict(zip(_ACTIVATIONS[name], given, strict=False)))
+        numbers = _ACTIVATIONS[name]
+        given = given or [floats(node, f"activation_{key}", default) for key, default in numbers.items()]
+        last = write.add(name, [last], "activated", dict(zip(numbers, given, strict=False)))
     write.finish(last)
     return ""
 
 
-# What FusedConv and FusedGemm apply, with the operator's numbers in order and their defaults.
+# What FusedConv and FusedGemm apply, with the numbers of the operator's attributes in order and their defaults.
 _ACTIVATIONS: dict[str, dict[str, float]] = {
+    "Clip": {},
     "Relu": {},
     "Sigmoid": {},
     "Tanh": {},

@@ -12,6 +12,7 @@ from qonnx.notes import note
 from qonnx.passes.infer_shapes import InferShapes
 from qonnx.passes.observe import Observe
 from qonnx.passes.reparameterize import Reparameterize
+from qonnx.passes.rewire import array
 from qonnx.runtime import session
 from qonnx.settings import Settings
 
@@ -267,3 +268,16 @@ def test_clipping_is_told_to_the_grid_even_where_no_fold_pays():
     Reparameterize(strength=0.0, deviations=1.0)(model)
     clipped = note(norm.outputs[0]).stats
     assert whole.minimum < clipped.minimum <= 0 <= clipped.maximum < whole.maximum
+
+
+def test_powers_of_two_round_no_weight():
+    model, data = observed()
+    weight = model.graph.initializers["w"].const_value.numpy().copy()
+    before = run(model, data[0])
+    Reparameterize(strength=1.0, powers=True)(model)
+    layer = next(node for node in model.graph if node.op_type == "MatMul")
+    ratio = array(layer.inputs[1]) / weight
+    mantissas, _ = np.frexp(ratio)
+    assert (mantissas == 0.5).all() and np.ptp(ratio) > 4
+    for a, b in zip(before, run(model, data[0]), strict=True):
+        np.testing.assert_allclose(b, a, rtol=0, atol=48 * 2**-24 * 100 * np.abs(a).max())

@@ -51,6 +51,8 @@ CASES = {
     "fused convolution, sum and limits": f"{HEAD} g (float[1,3,6,6] a, float[4,3,3,3] w, float[4] e, float[1,4,6,6] z)"
     " => (float[1,4,6,6] y) { y = com.microsoft.FusedConv<pads = [1,1,1,1],"
     ' activation = "Clip", activation_params = [-0.5, 0.75]>(a, w, e, z) }',
+    "fused convolution in half precision": f"{HEAD} g (float16[1,3,6,6] a, float16[4,3,3,3] w) => (float16[1,4,4,4] y)"
+    '{ y = com.microsoft.FusedConv<activation = "Clip", activation_params = [0.0, 0.5]>(a, w) }',
     "attention": f"{HEAD} g (float[2,5,12] a) => (float[2,5,12] y) <float[12,36] w, float[36] e>"
     f"{{ y = {ATTENTION}(a, w, e) }}",
     "attention with a bias of scores": f"{HEAD} g (float[2,5,12] a, float[2,3,5,5] m) => (float[2,5,12] y)"
@@ -101,7 +103,7 @@ def values(name: str, shape) -> np.ndarray:
 
 
 def outputs(model: ir.Model) -> list[np.ndarray]:
-    feeds = {v.name: values(v.name, [*v.shape]) for v in model.graph.inputs}
+    feeds = {v.name: values(v.name, [*v.shape]).astype(v.dtype.numpy()) for v in model.graph.inputs}
     return session(model, optimization="none", threads=1).run(None, feeds)
 
 
