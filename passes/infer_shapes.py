@@ -71,6 +71,9 @@ def _shaped_by_value(node: ir.Node) -> bool:
     if not is_op(node, "Reshape", "Expand") or output.shape is not None or output.is_graph_output():
         return False
     source, target = node.inputs[:2]
+    output.type = source.type if output.type is None else output.type
+    if output.type is None:  # a file holds no shape without a type
+        return False
     elements = ShapeValues()(target)
     if elements is None:
         if target.shape is None or len(target.shape) != 1 or not isinstance(target.shape[0], int):

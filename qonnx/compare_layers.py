@@ -21,7 +21,7 @@ from qonnx.footprint import layer_bytes
 from qonnx.forced import decoded_copy, forced
 from qonnx.ledger import eligible
 from qonnx.multiply_adds import multiply_adds
-from qonnx.operators import INTEGER_OPERATORS, WEIGHT_ONLY_OPERATORS, dequantized, quantized_type
+from qonnx.operators import INTEGER_OPERATORS, WEIGHT_ONLY_OPERATORS, dequantized, quantized_type, weight_bits
 from qonnx.probes import Shapes, tapped, values
 from qonnx.quantizers import QuantizerTrial, grids
 from qonnx.rescaled import direct_and_affine, rescaled
@@ -244,6 +244,6 @@ def _numbers(node: ir.Node) -> str:
     if node.op_type.startswith("QLinear") or node.op_type in INTEGER_OPERATORS:
         return "integer"
     if node.op_type in WEIGHT_ONLY_OPERATORS:
-        return f"float × u{node.attributes.get_int('bits', 4)}"
+        return f"float × u{bits}" if (bits := weight_bits(node)) else "float × codes"
     types = [quantized_type(dequantized(value)) for value in node.inputs[:2]]
     return " × ".join(kind or "float" for kind in types) if any(types) else ""

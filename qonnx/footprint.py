@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 import onnx_ir as ir
 
 from qonnx.comparison import Footprint
+from qonnx.custom_ops import DOMAIN
+from qonnx.custom_ops.ops import OPS
 from qonnx.model import files, load
 from qonnx.operators import WEIGHT_ONLY_OPERATORS
 
@@ -90,9 +92,21 @@ def _role(value: ir.Value) -> tuple[bool, int]:
     if any(use.idx in _PARAMETERS.get(use.node.op_type, ()) for use in uses):
         return True, 0
     for use in uses:
+        if use.node.domain == DOMAIN and use.node.op_type in OPS:
+            return _role_of_ours(use.node, OPS[use.node.op_type].inputs[use.idx], tensor)
         if use.node.op_type in WEIGHT_ONLY_OPERATORS and tensor.dtype == ir.DataType.UINT8:
             bits = use.node.attributes.get_int("bits", 4)
             return False, tensor.size * 8 // bits
         if use.node.op_type in _PARAMETERS:
             return False, tensor.size
+    return False, tensor.size if tensor.dtype.is_floating_point() else 0
+
+
+def _role_of_ours(node: ir.Node, port: str, tensor: ir.TensorProtocol) -> tuple[bool, int]:
+    """As `_role`, of the constant at an operand of an operator of ours: packed codes of a weight [N, K], tables and
+    books, scales and zero points; a bias or a base is what it is elsewhere."""
+    if port.endswith("codes"):
+        return False, node.attributes.get_int("K", 0) * node.attributes.get_int("N", 0)
+    if port.endswith(("scale", "zero_point", "table", "codebooks")):
+        return True, 0
     return False, tensor.size if tensor.dtype.is_floating_point() else 0

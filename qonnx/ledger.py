@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from qonnx import notes
-from qonnx.operators import ELIGIBLE, INTEGER_OPERATORS, WEIGHT_ONLY_OPERATORS, dequantized, quantized_type
+from qonnx.operators import ELIGIBLE, INTEGER_OPERATORS, WEIGHT_ONLY_OPERATORS, dequantized, quantized_type, weight_bits
 
 LEFT_FLOAT = "left in float by the tool that wrote this model"
 
@@ -84,7 +84,7 @@ def eligible(node: ir.Node) -> bool:
 
 def _derived(node: ir.Node) -> LedgerRow:
     if node.op_type in INTEGER_OPERATORS or node.op_type in WEIGHT_ONLY_OPERATORS:
-        bits = node.attributes.get_int("bits", 0)
+        bits = weight_bits(node)
         detail = f"{bits}-bit weight" if bits else "integer operator"
         return LedgerRow(_name(node), node.op_type, "done", "", detail)
     sources = [dequantized(value) for value in node.inputs[:2]]

@@ -11,9 +11,12 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
+from qonnx.operators import PACKED_FLOAT, PACKED_INTEGER
+
 Shape = tuple[int, ...]
 # Which input is the weight: [out, in/group, kernel…].
 _CONVOLUTIONS = {"Conv": 1, "QLinearConv": 3, "ConvInteger": 1, "FusedConv": 1, "NhwcFusedConv": 1}
+_PACKED = PACKED_FLOAT | PACKED_INTEGER
 _PRODUCTS = frozenset({"MatMul", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"})
 
 
@@ -35,8 +38,10 @@ def multiply_adds(node: ir.Node, shapes: Mapping[str, Shape]) -> int | None:
         return math.prod(output) * inputs[0][-1]
     if node.op_type in ("Gemm", "QGemm"):
         return math.prod(output) * inputs[0][0 if node.attributes.get_int("transA", 0) else 1]
-    if node.op_type == "MatMulNBits":
+    if node.op_type == "MatMulNBits" or (node.op_type in _PACKED and node.op_type != "GatherCodebook"):
         return math.prod(output) * node.attributes.get_int("K", 0)
+    if node.op_type == "LogAttention":  # scores [..., queries, keys]
+        return math.prod(output) * inputs[0][-1]
     return None
 
 

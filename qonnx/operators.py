@@ -1,6 +1,6 @@
 """Which operators hold the arithmetic of a network, and how to see through Q/DQ around them.
 
-The tables speak of ONNX and of ONNX Runtime's own domain, because models of other tools use both.
+The tables speak of ONNX, of ONNX Runtime's own domain, because models of other tools use both, and of ours.
 """
 
 from __future__ import annotations
@@ -9,12 +9,20 @@ import onnx_ir as ir
 
 # Operators that multiply large tensors: the ones worth quantizing, hence the rows of a derived ledger.
 ELIGIBLE = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Gather", "LSTM", "GRU", "RNN", "Einsum", "Attention"})
+# Products of ours with packed codes of a weight [N, K]: by integers, and with activations in float.
+PACKED_INTEGER = frozenset(
+    {
+        "DynamicQuantizeMatMulLowBit", "QuantizedMatMulLowBit", "QLinearMatMulLowBit", "StaticQuantizeMatMulLowBit",
+        "DynamicQuantizeMatMulCodebook",
+    }
+)  # fmt: skip
+PACKED_FLOAT = frozenset({"MatMulLowBit", "MatMulCodebook", "GatherCodebook"})
 # Operators whose arithmetic is integer in ONNX Runtime (after its optimiser, or written so by a tool).
-INTEGER_OPERATORS = frozenset(
+INTEGER_OPERATORS = PACKED_INTEGER | frozenset(
     {
         "QLinearConv", "QLinearConvTranspose", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger",
         "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "QAttention", "QOrderedMatMul",
-        "QOrderedAttention", "QMoE",
+        "QOrderedAttention", "QMoE", "LogAttention",
     }
 )  # fmt: skip
 # Integer, but elementwise or data movement: fused, yet without multiply-adds to speak of.
@@ -25,7 +33,7 @@ INTEGER_ELEMENTWISE = frozenset(
     }
 )  # fmt: skip
 # Integer weights in memory, arithmetic in float or int8 as the runtime chooses (attribute accuracy_level).
-WEIGHT_ONLY_OPERATORS = frozenset(
+WEIGHT_ONLY_OPERATORS = PACKED_FLOAT | frozenset(
     {"MatMulNBits", "MatMulBnb4", "GatherBlockQuantized", "MatMulNBitsMlp", "MatMulNBitsQkv"}
 )
 # Operators with multiply-adds that run in floating point.
@@ -63,6 +71,13 @@ def quantized_type(dequantize: ir.Node | None) -> str:
 def integer_name(kind: ir.DataType) -> str:
     """ "u8", "s4", … as the tables of number types call them; other types by their ONNX name."""
     return f"{'s' if kind.is_signed() else 'u'}{kind.bitwidth}" if kind.is_integer() else kind.name.lower()
+
+
+def weight_bits(node: ir.Node) -> int:
+    """Bits of a code of the weight that an operator holds packed: its attribute `bits`, or what counts its `levels`;
+    0 where neither says (a code book's entry stands for several weights)."""
+    levels = 0 if "Codebook" in node.op_type else node.attributes.get_int("levels", 0)
+    return node.attributes.get_int("bits", 0) or max(levels - 1, 0).bit_length()
 
 
 _BASES = {

@@ -39,8 +39,7 @@ def _fused(job: Job, way: dict[str, Any]) -> str:
 
 def arithmetic(operators: list[str]) -> str:
     """What the compute nodes of an optimised graph are: "74 QLinearMatMul; float: 3 Conv"."""
-    ours = {"MatMulLowBit", "DynamicQuantizeMatMulLowBit", "MatMulCodebook", "DynamicQuantizeMatMulCodebook"}
-    integer = [name for name in operators if name in INTEGER_OPERATORS or name in WEIGHT_ONLY_OPERATORS or name in ours]
+    integer = [name for name in operators if name in INTEGER_OPERATORS or name in WEIGHT_ONLY_OPERATORS]
     floating = [name for name in operators if name in FLOAT_COMPUTE]
     parts = [counts(integer)] if integer else []
     parts += [f"float: {counts(floating)}"] if floating else []
