@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import photos, real
 from models.tiny import build
 from qonnx import runtime
 from qonnx.errors import QonnxError
@@ -384,22 +383,3 @@ def test_presets_run_end_to_end(name):
     assert [note(n).fate.state for n in model.graph if note(n).fate is not None] == ["done", "done"]
     least = {"weight-int8": 38, "weight-int4": 14, "weight-int3": 8, "weight-int2": 3}
     assert sqnr(before, run(model, {"x": x})) > least[name]
-
-
-@pytest.mark.real
-@pytest.mark.parametrize(
-    # Measured on 8 crops: map SQNR 43.1, 26.1 and 40.0 dB, files of 24.7, 16.1 and 24.7 MB; single
-    # crops lie up to 7 dB lower, and the limits leave 3 more.
-    ("name", "megabytes", "least"),
-    [("weight-int8", 25.0, 33), ("weight-int4", 16.5, 16), ("dynamic-w8a8", 25.0, 30)],
-)
-def test_a_vision_transformer_keeps_its_saliency_map(name, megabytes, least, tmp_path):
-    source = real.path("vit-s")
-    model = ir.load(source)
-    recipe(name).run(model, target=target("ort-cpu"))
-    ir.save(model, tmp_path / "result.onnx")
-    assert (tmp_path / "result.onnx").stat().st_size < megabytes * 1e6
-    before, after = (runtime.session(path, threads=2) for path in (source, tmp_path / "result.onnx"))
-    for crop in photos.crops("evaluation", 2):
-        want, got = (s.run(None, {s.get_inputs()[0].name: crop})[0] for s in (before, after))
-        assert sqnr(want, got) > least
