@@ -69,7 +69,7 @@ class SolveInTurn(Pass):
     data: samples; without any this is `solve_weights`. solver: key of SOLVERS. ridge: share of the Gram matrix' mean
     diagonal; None chooses it on held-out samples, infinity leaves weights as they are. residual: targets take over the
     error of the residual stream. biases: whether mean errors go into them. attention: weigh the rows of value
-    projections by the attention that their tokens receive, where weights do not move. samples: of the data at most.
+    projections by the attention that their tokens receive. samples: of the data at most.
     workers, executor, folder: as in `solve_weights`.
     """
 
@@ -232,10 +232,14 @@ class Walks:
             ):
                 true, quantized = (patches(a.astype(np.float32, copy=False), window, index) for a in pair)
                 found = found or Inputs.zeros(len(true), columns)
-                weights = None if over is None else received(self.true.arrays(over)[index], true.shape[1])
-                found.add(true, quantized, weights)
+                found.add(true, quantized, self.weights(node, index, true.shape[1]))
             self.summed[key] = found
         return self.summed[key]
+
+    def weights(self, node: ir.Node, index: int, rows: int) -> np.ndarray | None:
+        """Of the rows of sample `index` that a value projection reads; None where all count alike."""
+        over = self.over.get(node)
+        return None if over is None else received(self.true.arrays(over)[index], rows)
 
 
 def _in_order(tasks: dict[ir.Node, Task], shared: dict, solutions: Callable) -> Iterator[tuple[ir.Node, str]]:
@@ -330,5 +334,5 @@ def _regressions(node, twin, rows, stream, walks: Walks) -> tuple[Regression, Re
             lost = walks.true.arrays(stream[0].name)[index] - walks.twin.arrays(stream[1].name)[index]
             if lost.size == y.size:
                 y += lost.reshape(y.shape)
-        sums[index % _HELD_OUT == _HELD_OUT - 1].add(x_twin, y)
+        sums[index % _HELD_OUT == _HELD_OUT - 1].add(x_twin, y, walks.weights(node, index, x.shape[1]))
     return sums[0], sums[1]

@@ -53,6 +53,17 @@ def test_parts_add_up():
     np.testing.assert_allclose(fitted(rows, one, 0.3), fitted(rows, both, 0.3), rtol=1e-3, atol=1e-4)
 
 
+def test_weights_of_rows_are_repetitions_of_them():
+    rows, x, y = layer()
+    often = np.arange(x.shape[1]) % 4
+    weighed, repeated = Regression.zeros(*rows.shape), sums(np.repeat(x, often, 1), np.repeat(y, often, 1))
+    weighed.add(x, y, often.astype(np.float32))
+    np.testing.assert_allclose(weighed.gram, repeated.gram, rtol=1e-4)
+    np.testing.assert_allclose(fitted(rows, weighed, 0.3), fitted(rows, repeated, 0.3), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(weighed.error(rows), repeated.error(rows), rtol=2e-3)
+    np.testing.assert_allclose(weighed.shift(rows), sums(x, y).shift(rows))
+
+
 def test_an_infinite_ridge_keeps_the_weights():
     rows, x, y = layer()
     assert fitted(rows, sums(x, y), float("inf")) is rows

@@ -189,7 +189,8 @@ def with_sink(seed: int) -> list[dict]:
     return feeds
 
 
-def test_values_of_tokens_that_all_attend_to_are_kept():
+@pytest.mark.parametrize("ridge", [float("inf"), 10.0])
+def test_values_of_tokens_that_all_attend_to_are_kept(ridge):
     generator = np.random.default_rng(3)
     weights = [generator.normal(size=shape).astype(np.float32) * 0.02 for shape in ((64, 16), (64, 16), (64, 48))]
     weights[0][0, 0] = weights[1][1, 0] = 3.0  # every query asks for what only the first token has
@@ -206,7 +207,7 @@ def test_values_of_tokens_that_all_attend_to_are_kept():
         for node in model.graph:
             if node.outputs[0].name in ("q", "k"):  # the values alone are judged
                 note(node).plan = None
-        SolveInTurn(with_sink(0), ridge=float("inf"), biases=False, attention=attention)(model)
+        SolveInTurn(with_sink(0), ridge=ridge, biases=False, attention=attention)(model)
         PlaceQDQ()(model)
         Tidy()(model)
         lost.append(float(np.square(outputs(model, new) - want).sum()))

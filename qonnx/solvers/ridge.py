@@ -83,7 +83,8 @@ class Regression:
     """Sums over the rows of inputs x̂ [n, columns] and targets y [n, rows] of each group, about to grow by `add`.
 
     gram: Σ x̂x̂ᵀ float32 [groups, columns, columns]. targets: Σ y·x̂ᵀ float32 [groups, rows, columns]. inputs, outputs:
-    Σ x̂ and Σ y, float64 [groups, columns] and [groups, rows]. power: Σ |y|². count: n.
+    Σ x̂ and Σ y, float64 [groups, columns] and [groups, rows]. power: Σ |y|². count: n. Rows may have weights, which
+    count in all but `inputs`, `outputs` and n.
     """
 
     gram: np.ndarray
@@ -98,13 +99,15 @@ class Regression:
         matrices = (np.zeros((groups, size, columns), np.float32) for size in (columns, rows))
         return cls(*matrices, np.zeros((groups, columns)), np.zeros((groups, rows)))
 
-    def add(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Take in inputs [groups, n, columns] and targets [groups, n, rows]."""
-        self.gram += np.swapaxes(x, 1, 2) @ x
-        self.targets += np.swapaxes(y, 1, 2) @ x
+    def add(self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> None:
+        """Take in inputs [groups, n, columns] and targets [groups, n, rows]; weights [n]."""
+        root = 1.0 if weights is None else np.sqrt(weights)[:, None]
+        weighed_x, weighed_y = x * root, y * root
+        self.gram += np.swapaxes(weighed_x, 1, 2) @ weighed_x
+        self.targets += np.swapaxes(weighed_y, 1, 2) @ weighed_x
         self.inputs += x.sum(1, dtype=np.float64)
         self.outputs += y.sum(1, dtype=np.float64)
-        self.power += float(np.square(y, dtype=np.float64).sum())
+        self.power += float(np.square(weighed_y, dtype=np.float64).sum())
         self.count += x.shape[1]
 
     def __add__(self, other: Regression) -> Regression:
