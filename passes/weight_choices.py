@@ -217,13 +217,15 @@ def _excerpt(node: ir.Node) -> ir.Node:
 
 
 def _nbytes(solved) -> int:
-    """Bytes in the file, with codes packed to the bits that are used and zero points as bytes where they are packed."""
+    """Bytes in the file. What only our operator stores, other bits than those of a type or float16 scales, has codes
+    packed to the bits that are used, zero points of a byte each and a float32 table of its levels."""
     format = solved.format
-    if isinstance(format, CodebookFormat) or not format.levels:
+    if isinstance(format, CodebookFormat) or not (format.levels or format.half_scales):
         return solved.nbytes
     zero_points = 0 if format.symmetric else solved.zero_point.size
     scales = solved.scale.size * (2 if format.half_scales else 4)
-    return -(-solved.codes.size * (format.levels - 1).bit_length() // 8) + scales + zero_points
+    levels = format.levels or 2**format.bits
+    return -(-solved.codes.size * (levels - 1).bit_length() // 8) + scales + zero_points + 4 * levels
 
 
 def _rest(model: ir.Model, layers: Sequence[tuple[int, ...]]) -> int:

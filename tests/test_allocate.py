@@ -14,6 +14,10 @@ from qonnx.notes import note, warnings
 from qonnx.passes import weight_choices
 from qonnx.passes.allocate import Allocate
 from qonnx.passes.assign_weights import AssignWeights
+from qonnx.passes.place_low_bit import PlaceLowBit
+from qonnx.passes.place_qdq import PlaceQDQ
+from qonnx.passes.solve_weights import SolveWeights
+from qonnx.passes.tidy import Tidy
 from qonnx.passes.weight_choices import at, rounded
 from qonnx.recipe import recipe
 from qonnx.targets import TARGETS, target
@@ -108,3 +112,16 @@ def test_a_few_rows_say_what_all_do():
         whole = float(np.square(weight - solved.decode()).sum() / np.square(weight).sum())
         assert error == pytest.approx(whole, rel=0.15)
         assert abs(size - weight_choices._nbytes(solved)) <= 4
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
+def test_bytes_that_are_foreseen_are_stored(bits):
+    model, _ = allocated(bits=(bits,), books=(), average=20.0)
+    readers = {n.inputs[1].name: n for n in model.graph if note(n).plan is not None}
+    foreseen = {name: weight_choices._errors(n, {f := note(n).plan.weight})[f][0] for name, n in readers.items()}
+    for one in (SolveWeights(), PlaceLowBit(), PlaceQDQ(), Tidy()):
+        one(model)
+    arrays = model.graph.initializers.items()
+    assert foreseen == {
+        name: sum(value.const_value.nbytes for key, value in arrays if key.startswith(f"{name}/")) for name in foreseen
+    }
