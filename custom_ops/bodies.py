@@ -85,8 +85,17 @@ _CODEBOOK = f"""{_SIZES}
   w = Mul (unscaled, scale_by_column)
 """
 
-# x rounded to multiples of (largest of its block)/127.
+# x rounded to multiples of (largest of its block)/steps: 127 for 8 bits, 127 · 257 for 16, two signed bytes.
 _ROUND_X = """
+  activation_bits_ = Constant <value_int: int = @activation_bits> ()
+  byte_bits = Constant <value_int = 8> ()
+  steps_of_a_byte = Constant <value_int = 127> ()
+  bytes_before = Sub (byte_values, one)
+  activation_bytes = Div (activation_bits_, byte_bits)
+  steps_by_bytes = Mul (activation_bytes, byte_values)
+  bytes_of_steps = Sub (steps_by_bytes, bytes_before)
+  whole_steps = Mul (bytes_of_steps, steps_of_a_byte)
+  steps = Cast <to = 1> (whole_steps)
   x_32 = Cast <to = 1> (x)
   x_rows = Shape <end = -1> (x_32)
   columns_up = Add (columns, block)
@@ -176,7 +185,6 @@ ROUNDED_TABLE = """
 
 DYNAMIC_QUANTIZE_MATMUL_LOW_BIT = f"""
   float_zero = Constant <value_float = 0.0> ()
-  steps = Constant <value_float = 127.0> ()
 {ROUNDED_TABLE}{LOW_BIT_WEIGHT}{_ROUND_X}{_MULTIPLY}"""
 
 MATMUL_CODEBOOK = f"""
@@ -188,7 +196,6 @@ MATMUL_CODEBOOK = f"""
 # Code books are rounded to multiples of (sum over books of their largest number)/127, so that sums fit in 8 bits.
 DYNAMIC_QUANTIZE_MATMUL_CODEBOOK = f"""
   float_zero = Constant <value_float = 0.0> ()
-  steps = Constant <value_float = 127.0> ()
   tiny_book = Constant <value_float = 1e-30> ()
   book_axes = Constant <value_ints = [1, 2]> ()
   book_axis = Constant <value_ints = [0]> ()
@@ -197,7 +204,8 @@ DYNAMIC_QUANTIZE_MATMUL_CODEBOOK = f"""
   book_largest = ReduceMax <keepdims = 0> (book_size, book_axes)
   books_largest = ReduceSum <keepdims = 0> (book_largest, book_axis)
   books_safe = Max (books_largest, tiny_book)
-  book_step = Div (books_safe, steps)
+  steps_of_books = Constant <value_float = 127.0> ()
+  book_step = Div (books_safe, steps_of_books)
   book_ratio = Div (books_32, book_step)
   book_code = Round (book_ratio)
   vectors = Mul (book_code, book_step)

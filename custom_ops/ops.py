@@ -36,6 +36,8 @@ class Op:
     of one 0, a zero point of one 0, the table 0, 1, 2, …). `body` is None for operators that only observe: they never
     stay in a model.
 
+    `defaults` are of attributes that a node may leave out; kernels have the same.
+
     What would cost work even when neutral is an overload: further inputs behind the others, and the body that reads
     them. A node with these inputs names the overload, as does its function; kernels know it by the inputs.
     """
@@ -45,6 +47,7 @@ class Op:
     attributes: tuple[str, ...]
     body: str | None
     outputs: tuple[str, ...] = ("y",)
+    defaults: Mapping[str, int] = dataclasses.field(default_factory=dict)
     overloads: Mapping[str, tuple[tuple[str, ...], str]] = dataclasses.field(default_factory=dict)
 
     def overload_of(self, input_count: int) -> str:
@@ -64,21 +67,23 @@ LOW_RANK = "low_rank"
 _LOW_RANK_INPUTS = ("low_rank_a", "low_rank_b")
 
 
-def _product(name: str, inputs: tuple[str, ...], body: str) -> Op:
+def _product(name: str, inputs: tuple[str, ...], body: str, defaults: Mapping[str, int] | None = None) -> Op:
     """A product that takes a low-rank branch."""
     overloads = {LOW_RANK: (_LOW_RANK_INPUTS, with_low_rank(body))}
-    return Op(name, inputs, _CODES, body, overloads=overloads)
+    defaults = defaults or {}
+    return Op(name, inputs, (*_CODES, *defaults), body, defaults=defaults, overloads=overloads)
 
 
 _LOW_BIT_INPUTS = ("x", "codes", "scale", "zero_point", "table", "bias")
 _CODEBOOK_INPUTS = ("x", "codes", "codebooks", "scale", "bias")
+_ACTIVATION_BITS = {"activation_bits": 8}  # or 16
 _CODES = ("K", "N", "block_size", "levels", "codes_per_word", "bytes_per_word")
 
 OPS: dict[str, Op] = {
     op.name: op
     for op in (
         _product("MatMulLowBit", _LOW_BIT_INPUTS, MATMUL_LOW_BIT),
-        _product("DynamicQuantizeMatMulLowBit", _LOW_BIT_INPUTS, DYNAMIC_QUANTIZE_MATMUL_LOW_BIT),
+        _product("DynamicQuantizeMatMulLowBit", _LOW_BIT_INPUTS, DYNAMIC_QUANTIZE_MATMUL_LOW_BIT, _ACTIVATION_BITS),
         Op(static_product.QUANTIZED, static_product.INPUTS, _CODES, static_product.QUANTIZED_BODY),
         Op(
             static_product.QLINEAR,
@@ -93,7 +98,7 @@ OPS: dict[str, Op] = {
             static_product.STATIC_BODY,
         ),
         _product("MatMulCodebook", _CODEBOOK_INPUTS, MATMUL_CODEBOOK),
-        _product("DynamicQuantizeMatMulCodebook", _CODEBOOK_INPUTS, DYNAMIC_QUANTIZE_MATMUL_CODEBOOK),
+        _product("DynamicQuantizeMatMulCodebook", _CODEBOOK_INPUTS, DYNAMIC_QUANTIZE_MATMUL_CODEBOOK, _ACTIVATION_BITS),
         Op("GatherCodebook", ("rows", "weight_codes", "codebooks", "weight_scale"), _CODES, GATHER_CODEBOOK),
         Op(log_attention.OPERATOR, log_attention.INPUTS, log_attention.ATTRIBUTES, log_attention.BODY),
         Op(log_quantize.QUANTIZE, log_quantize.INPUTS, log_quantize.ATTRIBUTES, log_quantize.QUANTIZE_BODY, ("codes",)),
@@ -125,7 +130,8 @@ def function_of(name: str, opset: int = 21, overload: str = "") -> ir.Function:
         raise KeyError(f"{name} only observes and has no function")
     more, body = op.overloads[overload] if overload else ((), op.body)
     inputs, outputs = (", ".join(names) for names in ((*op.inputs, *more), op.outputs))
-    attributes = f" <{', '.join(op.attributes)}>" if op.attributes else ""
+    declared = [f"{a}: int = {op.defaults[a]}" if a in op.defaults else a for a in op.attributes]
+    attributes = f" <{', '.join(declared)}>" if declared else ""
     header = f'<domain: "{DOMAIN}", opset_import: ["" : {opset}]>\n{name}{attributes} ({inputs}) => ({outputs})'
     proto = onnx.parser.parse_function(f"{header} {{\n{body}\n}}")
     proto.overload = overload
@@ -139,6 +145,7 @@ def node(
 ) -> ir.Node:
     """A node of operator `name` with every attribute on it (a kernel cannot see the defaults of a function)."""
     op = OPS[name]
+    attributes = {**op.defaults, **attributes}
     if set(attributes) != set(op.attributes):
         raise KeyError(f"{name} has the attributes {op.attributes}, not {tuple(attributes)}")
     overload = op.overload_of(len(inputs))

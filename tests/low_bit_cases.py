@@ -9,6 +9,8 @@ import onnx_ir as ir
 from qonnx.custom_ops import ops
 from qonnx.custom_ops.lowbit import FP4, INT8, NF4, LowBitWeight
 
+INT16 = f"{INT8}/16"  # the operator with activation_bits = 16
+STEPS = {INT8: 127, INT16: 127 * 257}  # either way
 EPSILON = {np.dtype(np.float32): 2.0**-24, np.dtype(np.float16): 2.0**-11, np.dtype(ml_dtypes.bfloat16): 2.0**-8}
 
 
@@ -40,13 +42,18 @@ def model_of(
     constant: bool = True,
     **wrong: int,
 ) -> ir.Model:
-    """x [..., K] -> y [..., N]; unless `constant` the weight's arrays are inputs; `wrong` overrides attributes."""
+    """x [..., K] -> y [..., N] by `op` (EXACT, INT8, INT16).
+
+    Unless `constant` the weight's arrays are inputs; `wrong` overrides attributes.
+    """
     dtype = ir.DataType[element]
     x = ir.Value(name="x", shape=ir.Shape(["batch", "tokens", weight.codes.shape[1]]), type=ir.TensorType(dtype))
     bias = np.zeros(1) if bias is None else bias
     arrays = {**weight.arrays(), "bias": bias.astype(dtype.numpy())}
     values = [_value(name, array, constant) for name, array in arrays.items()]
-    node = ops.node(op, [x, *values], node_name="product", **{**weight.attributes(), **wrong})
+    op, _, bits = op.partition("/")
+    attributes = weight.attributes() | ({"activation_bits": int(bits)} if bits else {}) | wrong
+    node = ops.node(op, [x, *values], node_name="product", **attributes)
     (y,) = node.outputs
     y.name, y.type, y.shape = "y", x.type, ir.Shape(["batch", "tokens", weight.codes.shape[0]])
     inputs, initializers = ([x], values) if constant else ([x, *values], [])
@@ -68,8 +75,8 @@ def expected(
 ) -> tuple[np.ndarray, np.ndarray]:
     """y in float64 with activations (and tables) rounded as the operator says, and the bound of its float32 error."""
     rows = x.reshape(-1, x.shape[-1]).astype(np.float32)
-    if op == INT8:
-        rows = rounded_rows(rows, weight.block)
+    if op in STEPS:
+        rows = rounded_rows(rows, weight.block, STEPS[op])
         if weight.table is not None:
             step = np.float32(np.abs(weight.table).max() / np.float32(127))
             table = np.rint(weight.table / step).astype(np.float64) * step
@@ -89,12 +96,12 @@ def expected(
     return y.reshape(shape), bound.reshape(shape) + 1e-30
 
 
-def rounded_rows(rows: np.ndarray, block: int) -> np.ndarray:
-    """Each block of a row rounded to 127 steps of its largest number either way, as float32 computes it."""
+def rounded_rows(rows: np.ndarray, block: int, steps: int = 127) -> np.ndarray:
+    """Each block of a row rounded to `steps` of its largest number either way, as float32 computes it."""
     result = np.empty_like(rows, np.float64)
     for begin in range(0, rows.shape[1], block):
         part = rows[:, begin : begin + block]
         largest = np.maximum(np.abs(part).max(1, keepdims=True), np.float32(2.0**-100))
-        code = np.rint(part * (np.float32(127) / largest))
-        result[:, begin : begin + block] = code.astype(np.float64) * (largest / np.float32(127)).astype(np.float64)
+        code = np.rint(part * (np.float32(steps) / largest))
+        result[:, begin : begin + block] = code.astype(np.float64) * (largest / np.float32(steps)).astype(np.float64)
     return result

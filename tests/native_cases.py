@@ -32,6 +32,8 @@ SIZES = (
     Size(rows=64, columns=128, lead=(70,), kind=2),
     Size(rows=64, columns=256, lead=(5,), kind=6, block=64, seed=3),
     Size(rows=48, columns=192, lead=(8,), kind=7, block=96, seed=4),
+    Size(rows=70, columns=130, lead=(9,), kind=8, block=48, seed=1),
+    Size(rows=33, columns=96, lead=(1,), kind=11, dtype=np.float16, seed=1),
 )
 
 

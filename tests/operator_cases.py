@@ -127,7 +127,11 @@ def _low_bit_weight(size: Size) -> lowbit.LowBitWeight:
 
 def _low_bit(op: str, size: Size) -> Case:
     x = _numbers(np.random.default_rng(size.seed + 1), (*size.lead, size.columns), size.dtype)
-    return _product(op, x, _low_bit_weight(size), size)
+    return _product(op, x, _low_bit_weight(size), size, **_activation_bits(op, size))
+
+
+def _activation_bits(op: str, size: Size) -> dict[str, int]:
+    return {name: 16 if size.seed % 2 else 8 for name in ops.OPS[op].defaults}
 
 
 def _static(op: str, size: Size) -> Case:
@@ -162,7 +166,7 @@ def _codebook_weight(size: Size) -> CodebookWeight:
 def _codebook(op: str, size: Size) -> Case:
     weight = _codebook_weight(size)
     x = _numbers(np.random.default_rng(size.seed + 1), (*size.lead, weight.shape[1]), size.dtype)
-    return _product(op, x, weight, size)
+    return _product(op, x, weight, size, **_activation_bits(op, size))
 
 
 def _gather(op: str, size: Size) -> Case:

@@ -13,9 +13,9 @@ from onnx.reference import ReferenceEvaluator
 from qonnx.custom_ops import library_path
 from qonnx.custom_ops.lowbit import EXACT, INT8, layout_of, pack, unpack
 from qonnx.runtime import session
-from tests.low_bit_cases import expected, model_of, weight_of
+from tests.low_bit_cases import INT16, expected, model_of, weight_of
 
-OPERATORS = (EXACT, INT8)
+OPERATORS = (EXACT, INT8, INT16)
 TIERS = ("scalar", "avx2", "avx512", "avx512vnni")
 KINDS = ("b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8", "b1/half", "b2/half", "b4/rows", "b3/rows", "b6/rows")
 KINDS += ("b4/bytes", "b8/bytes", "ternary", "nf4", "fp4", "nf4/rows")
@@ -195,6 +195,27 @@ def test_sessions_in_threads_agree():
 def test_bad_attributes_are_refused_with_a_sentence(op, wrong, sentence):
     with pytest.raises(Exception, match=sentence):
         session(model_of(op, weight_of("b4", 9, 32, 16), **wrong))
+
+
+@pytest.mark.native
+@native
+def test_activations_of_other_bits_are_refused_with_a_sentence():
+    with pytest.raises(Exception, match="activation_bits=12 has no kernel; use 8 or 16"):
+        session(model_of(INT8, weight_of("b4", 9, 32, 16), activation_bits=12))
+
+
+@pytest.mark.native
+@native
+@pytest.mark.parametrize("tier", TIERS)
+def test_sums_of_16_bit_activations_stay_inside_int32(monkeypatch, tier):
+    """Every code and activation the largest there is, of either sign, in the largest groups."""
+    monkeypatch.setenv("QONNX_CPU", tier)
+    for kind in ("b8", "b8/rows", "b7", "nf4"):
+        weight = weight_of(kind, 40, 1024, 1024)
+        weight.codes[:] = weight.levels - 1
+        x = np.ones((1, 9, 1024), np.float32)
+        x[0, ::2] = -1
+        check(INT16, run(model_of(INT16, weight), x), x, weight)
 
 
 @pytest.mark.native

@@ -42,6 +42,7 @@ class Case:
     shapes: tuple[tuple[int, int], ...] = SHAPES
     most_bits: float = 0  # stored for a weight, scales included and code books left out
     least_peak: float = 0  # share of the processor's int8 multiply-adds at 256 rows
+    activation_bits: int = 8  # of INT8
     least_bandwidth: tuple[float, float] = (0.5, 0.75)  # share of what one and two threads read, one row, cold
 
 
@@ -75,6 +76,8 @@ CASES: dict[str, Case] = {
     ),
     "VQ.1x16": Case(codebook.INT8, 65536, 0, {"float": (2, 1.65, 1.5, 2.8, 3.25)}, books=1, shapes=_LARGE),
     "NF4.b64": Case(INT8, 16, 64, {"NF4.b64": (25, 10, 8, 3, 2)}, NF4, most_bits=4.25),
+    "W4.b32.int16": Case(INT8, 16, 32, {"W4.b32.acc0": (2, 1.4, 1.5, 1.5, 1.5), "float": _ANY}, activation_bits=16),
+    "W4.b128.int16": Case(INT8, 16, 128, {"W4.b128.acc0": (2, 1.4, 1.5, 1.5, 1.5), "float": _ANY}, activation_bits=16),
     "W4.b32.exact": Case(EXACT, 16, 32, {"W4.b32.acc0": (2, 1.4, 1.5, 1.5, 1.5), "float": _ANY}),
     "W4.b128.exact": Case(EXACT, 16, 128, {"W4.b128.acc0": (2, 1.4, 1.5, 1.5, 1.5), "float": _ANY}),
     "NF4.b64.exact": Case(EXACT, 16, 64, {"NF4.b64": (25, 10, 8, 3, 2), "float": _ANY}, NF4),
@@ -101,6 +104,8 @@ def our_weight(case: Case, rows: int, columns: int) -> LowBitWeight | CodebookWe
 def our_model(case: Case, weight: LowBitWeight | CodebookWeight) -> bytes:
     attributes = weight.attributes()
     rows, columns = attributes["N"], attributes["K"]
+    if "activation_bits" in ops.OPS[case.operator].defaults:
+        attributes["activation_bits"] = case.activation_bits
     x = ir.Value(name="x", shape=ir.Shape(["M", columns]), type=ir.TensorType(ir.DataType.FLOAT))
     arrays = {**weight.arrays(), "bias": np.zeros(1, np.float32)}
     values = [ir.Value(name=name, const_value=ir.tensor(array, name=name)) for name, array in arrays.items()]
@@ -161,10 +166,10 @@ def specified(case: Case, weight: LowBitWeight | CodebookWeight, x: np.ndarray) 
     elif weight.table is not None:
         step = np.float32(np.abs(weight.table).max() / np.float32(127))
         weight = dataclasses.replace(weight, table=np.rint(weight.table / step).astype(np.float64) * step)
-    block = weight.block
+    block, steps = weight.block, np.float32(127 if case.activation_bits == 8 else 127 * 257)
     for begin in range(0, x.shape[1], block):
         part = x[:, begin : begin + block]
         largest = np.maximum(np.abs(part).max(1, keepdims=True), np.float32(2.0**-100))
-        codes = np.rint(part * (np.float32(127) / largest))
-        rows[:, begin : begin + block] = codes.astype(np.float64) * (largest / np.float32(127))
+        codes = np.rint(part * (steps / largest))
+        rows[:, begin : begin + block] = codes.astype(np.float64) * (largest / steps)
     return rows @ weight.decode().T

@@ -93,6 +93,7 @@ static inline Bytes digit(const TripleTable& t, Bytes c) {
 
 static inline Ints ints(int32_t x) { return {_mm512_set1_epi32(x)}; }
 static inline Ints operator+(Ints a, Ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
+static inline Ints times_256(Ints x) { return {_mm512_slli_epi32(x.v, 8)}; }
 static inline Floats to_float(Ints x) { return {_mm512_cvtepi32_ps(x.v)}; }
 static inline Ints rounded(Floats x) { return {_mm512_cvtps_epi32(x.v)}; }
 static inline int32_t sum_of(Ints x) { return _mm512_reduce_add_epi32(x.v); }
@@ -206,6 +207,7 @@ static inline Ints ints(int32_t x) { return {{_mm256_set1_epi32(x), _mm256_set1_
 static inline Ints operator+(Ints a, Ints b) {
   return {{_mm256_add_epi32(a.v[0], b.v[0]), _mm256_add_epi32(a.v[1], b.v[1])}};
 }
+static inline Ints times_256(Ints x) { return {{_mm256_slli_epi32(x.v[0], 8), _mm256_slli_epi32(x.v[1], 8)}}; }
 static inline Floats to_float(Ints x) { return {{_mm256_cvtepi32_ps(x.v[0]), _mm256_cvtepi32_ps(x.v[1])}}; }
 static inline Ints rounded(Floats x) { return {{_mm256_cvtps_epi32(x.v[0]), _mm256_cvtps_epi32(x.v[1])}}; }
 static inline int32_t sum_of(Ints x) {

@@ -61,6 +61,7 @@ static inline Bytes digit(const TripleTable& t, const Bytes& c) {
 
 static inline Ints ints(int32_t x) { QONNX_LANES(Ints, vdupq_n_s32(x)); }
 static inline Ints operator+(const Ints& a, const Ints& b) { QONNX_LANES(Ints, vaddq_s32(a.v[i], b.v[i])); }
+static inline Ints times_256(const Ints& x) { QONNX_LANES(Ints, vshlq_n_s32(x.v[i], 8)); }
 static inline Floats to_float(const Ints& x) { QONNX_LANES(Floats, vcvtq_f32_s32(x.v[i])); }
 static inline Ints rounded(const Floats& x) { QONNX_LANES(Ints, vcvtnq_s32_f32(x.v[i])); }
 static inline Ints magnitude_bits(const Floats& x) {

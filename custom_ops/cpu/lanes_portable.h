@@ -64,6 +64,9 @@ static inline Bytes digit(const TripleTable&, Bytes c) {
   return result
 static inline Ints ints(int32_t x) { QONNX_LANES(Ints, x); }
 static inline Ints operator+(const Ints& a, const Ints& b) { QONNX_LANES(Ints, a.v[i] + b.v[i]); }
+static inline Ints times_256(const Ints& x) {
+  QONNX_LANES(Ints, static_cast<int32_t>(static_cast<uint32_t>(x.v[i]) << 8));
+}
 static inline Floats to_float(const Ints& x) { QONNX_LANES(Floats, static_cast<float>(x.v[i])); }
 static inline Ints rounded(const Floats& x) { QONNX_LANES(Ints, static_cast<int32_t>(__builtin_rintf(x.v[i]))); }
 static inline Ints magnitude_bits(const Floats& x) {

@@ -28,6 +28,7 @@ constexpr size_t kPanel = 32;       // output rows in a panel
 constexpr size_t kTile = 16;        // output rows in a tile
 constexpr size_t kUnit = 32;        // k in a unit
 constexpr size_t kLargestGroup = 512;  // columns in a group: decoded, a panel's group takes 16 KB
+constexpr size_t kLargestGroupOfPairs = 256;  // a sum of 16-bit codes by bytes of a weight stays inside int32
 constexpr size_t kMaxTokens = 264;  // rows of X that one call of a panel kernel takes: a multiple of 6 and 8
 constexpr size_t kPair = 64;        // output rows in a pair of panels
 
@@ -108,13 +109,16 @@ struct QuantizedRows {
   int32_t* start;  // −zero · Σ codes for Zero::integer, else 0
   float* sum;      // Σ codes, times zero for Zero::number
   size_t together;
+  bool pairs = false;  // a row of X is two rows here: 16-bit codes are 256 · the first + the second
 };
 
-// `sums` is [token][32] of one panel, for tokens of X from `first` on; at most kMaxTokens, whole `together`s.
+// `sums` is [token][32] of one panel, for tokens of X from `first` on; at most kMaxTokens, whole `together`s. Of pairs,
+// `first` and `tokens` count rows of codes, and `sums` has one row for two.
 struct LowBitInt8 {
-  // How many rows of X the kernels want together when there are so many.
-  size_t (*together)(const LowBitWeight&, size_t rows);
-  // One padded row of X, [width], into row `row` of `q`. Rows that fill up the last `together` are null: zeros.
+  // How many rows of codes the kernels want together when there are so many.
+  size_t (*together)(const LowBitWeight&, size_t rows, bool pairs);
+  // One padded row of X, [width], into row `row` of `q`, or into its pair. Rows that fill up the last `together` are
+  // null: zeros.
   void (*quantize)(const LowBitWeight&, const float* x, size_t row, const QuantizedRows& q);
   void (*multiply)(const LowBitWeight&, size_t panel, const QuantizedRows& q, size_t first, size_t tokens, float* sums);
 };

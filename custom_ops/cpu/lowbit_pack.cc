@@ -12,7 +12,8 @@ namespace qonnx::cpu {
 
 namespace {
 
-constexpr float kLargestInteger = 1024;  // zero · Σ q of a group stays far inside int32
+constexpr float kLargestInteger = 1024;       // zero · Σ q of a group stays far inside int32
+constexpr float kLargestIntegerOfPairs = 255;  // so does Σ (value − zero) · q of 16-bit codes
 
 size_t divided_up(size_t a, size_t b) { return (a + b - 1) / b; }
 
@@ -67,7 +68,7 @@ LowBitWeight geometry_of(const LowBitShape& shape) {
   weight.rows = shape.rows;
   weight.columns = shape.columns;
   weight.block = shape.block;
-  weight.parts = divided_up(shape.block, kLargestGroup);
+  weight.parts = divided_up(shape.block, shape.pairs ? kLargestGroupOfPairs : kLargestGroup);
   // Groups other than the last of a block are whole units, so that only blocks are padded.
   weight.group = weight.parts == 1 ? shape.block : divided_up(divided_up(shape.block, weight.parts), kUnit) * kUnit;
   weight.units = divided_up(weight.group, kUnit);
@@ -139,8 +140,8 @@ void PackedLowBit::set_parameters(const LowBitShape& shape, const LowBitInputs& 
                      zero = numbers_of(inputs.zero_point, who, "zero_point");
   for (float& z : zero) z = offset_ + (step_ == 1 ? z : z / step_);
   const bool uniform = std::all_of(zero.begin(), zero.end(), [&](float z) { return z == zero[0]; });
-  const bool whole =
-      uniform && !zero.empty() && zero[0] == std::trunc(zero[0]) && std::fabs(zero[0]) <= kLargestInteger;
+  const float least = shape.pairs ? 0 : -kLargestInteger, most = shape.pairs ? kLargestIntegerOfPairs : kLargestInteger;
+  const bool whole = uniform && !zero.empty() && zero[0] == std::trunc(zero[0]) && zero[0] >= least && zero[0] <= most;
   weight_.zero_kind = !uniform ? Zero::rows : whole ? Zero::integer : Zero::number;
   weight_.zero = uniform && !zero.empty() ? zero[0] : 0;
   weight_.halves = exact_in_float16(scale) && (uniform || exact_in_float16(zero));

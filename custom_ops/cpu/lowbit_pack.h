@@ -16,6 +16,7 @@ struct LowBitShape {
   size_t rows, columns, block;  // N, K, block_size
   CodeLayout layout;
   bool triples = false;  // the kernels take ternary codes three to five bits
+  bool pairs = false;    // the kernels multiply with 16-bit codes
   size_t blocks() const { return (columns + block - 1) / block; }
 };
 

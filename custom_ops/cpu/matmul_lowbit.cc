@@ -1,11 +1,11 @@
 // Y = X · Wᵀ + bias with a weight of 1 to 8 bits a number (MatMulLowBit) or in code books (MatMulCodebook), in float32
-// or, as DynamicQuantize…, with X rounded to int8 by row and block first.
+// or, as DynamicQuantize…, with X rounded to 8 or 16 bits by row and block first.
 //
 // Inputs: X [..., K]; codes uint8 [N, row bytes]; then either scale [N, ceil(K / block_size)], zero_point, the same
 // shape or one number, and table float32 [levels]: w = scale · (table[code] − zero_point); or codebooks [books, levels,
 // length] and scale: w = scale · Σ codebooks[book, code[K / length, book]]; then bias, [N] or [1]; then, if wanted,
 // low_rank_a [K, rank] and low_rank_b [rank, N]: Y += (X · A) · B in float32, X as it came. Attributes K, N, block_size,
-// levels, codes_per_word, bytes_per_word (the layout of formats/codes.h).
+// levels, codes_per_word, bytes_per_word (the layout of formats/codes.h); of DynamicQuantize…, activation_bits, 8 or 16.
 //
 // Constant weights are packed once, when the kernel is created. Rows of X are prepared in parallel (spread over padded
 // blocks, or quantized), then panels of 32 outputs are computed in parallel, at most 256 rows of X at a time. A few
@@ -82,10 +82,11 @@ class Product {
         exact_(*lowbit_exact_table[static_cast<int>(active_tier())]),
         tables_(*codebook_tables_table[static_cast<int>(active_tier())]) {
     shape_ = low_bit_shape(info, Form::kMostLevels, who_);
-    if (quantized && info.integer("activation_bits", 8) != 8)
-      throw Error(who_ + "activation_bits=" + std::to_string(info.integer("activation_bits", 8)) +
-                  " has no kernel; use 8");
+    const int64_t bits = quantized ? info.integer("activation_bits", 8) : 8;
+    if (bits != 8 && bits != 16)
+      throw Error(who_ + "activation_bits=" + std::to_string(bits) + " has no kernel; use 8 or 16");
     shape_.triples = true;
+    shape_.pairs = bits == 16;
     std::vector<Tensor> arrays;
     for (size_t i = 1; i <= Form::kInputs; ++i)
       if (Tensor array = info.constant(i)) arrays.push_back(std::move(array));
@@ -185,11 +186,14 @@ class Product {
 
   void run_rows(Context& context, const LowBitWeight& weight, const char* x, size_t rows, Terms terms, char* y) {
     const size_t width = weight.width(), groups = weight.groups;
-    const bool by_tables = tables_.suits(weight, rows, !quantized);
-    const size_t together =
-        by_tables ? 1 : quantized ? int8_.together(weight, rows) : exact_.together(weight, rows);
-    const size_t filled = (rows + together - 1) / together * together;  // rows of zeros fill up the last `together`
-    const size_t tasks = std::min(filled, rows * width / kTaskNumbers + 1);
+    const bool by_tables = !shape_.pairs && tables_.suits(weight, rows, !quantized);
+    const size_t of_row = shape_.pairs ? 2 : 1;  // rows of codes
+    const size_t together = by_tables   ? 1
+                            : quantized ? int8_.together(weight, of_row * rows, shape_.pairs)
+                                        : exact_.together(weight, rows);
+    // rows of zeros fill up the last `together`
+    const size_t filled = (of_row * rows + together - 1) / together * together, prepared = filled / of_row;
+    const size_t tasks = std::min(prepared, rows * width / kTaskNumbers + 1);
     const size_t own = Scratch::size_of<float>(width + shape_.columns);  // of a task
     const size_t numbers = filled * width, by_group = 3 * Scratch::size_of<float>(filled * groups);
     const size_t table_size = by_tables ? table_bytes(weight, !quantized) : 0;
@@ -205,7 +209,7 @@ class Product {
     float* floats = nullptr;
     if constexpr (quantized) {
       q = {loan.next<int8_t>(numbers), loan.next<float>(filled * groups), loan.next<int32_t>(filled * groups),
-           loan.next<float>(filled * groups), together};
+           loan.next<float>(filled * groups), together, shape_.pairs};
     } else {
       floats = loan.next<float>(numbers);
     }
@@ -220,7 +224,7 @@ class Product {
         return terms.branch->down(from, count, x_down + row * terms.branch->width());
       }
       float *wide = rows_of_tasks + task * own / sizeof(float), *padded = wide + shape_.columns;
-      for (size_t row = task * filled / tasks; row < (task + 1) * filled / tasks; ++row) {
+      for (size_t row = task * prepared / tasks; row < (task + 1) * prepared / tasks; ++row) {
         const float* from = row < rows ? wide_row(x + row * shape_.columns * kSize, wide) : nullptr;
         if constexpr (quantized) int8_.quantize(weight, from ? padded_row(weight, from, padded) : nullptr, row, q);
         else exact_.place(weight, from, row, together, floats);
@@ -240,14 +244,16 @@ class Product {
     const size_t panel_work = (end - begin) * weight.width() * kPanel;
     const size_t per_task = std::max<size_t>(1, kTaskWork / panel_work),
                  panel_tasks = (weight.panels + per_task - 1) / per_task;
-    const size_t filled = (end + together - 1) / together * together;
+    const size_t of_row = shape_.pairs ? 2 : 1, most = kMaxTokens / of_row;
+    const size_t filled = (of_row * end + together - 1) / together * together;
     context.parallel(panel_tasks, [&](size_t task) {
       alignas(64) float sums[kMaxTokens * kPanel];
       for (size_t panel = task * per_task; panel < std::min((task + 1) * per_task, weight.panels); ++panel)
-        for (size_t first = begin; first < end; first += kMaxTokens) {
-          const size_t tokens = std::min(kMaxTokens, end - first), with_zeros = std::min(kMaxTokens, filled - first);
-          if constexpr (quantized) int8_.multiply(weight, panel, q, first, with_zeros, sums);
-          else exact_.multiply(weight, panel, floats, together, first, with_zeros, sums);
+        for (size_t first = begin; first < end; first += most) {
+          const size_t tokens = std::min(most, end - first), from = of_row * first;
+          const size_t with_zeros = std::min(kMaxTokens, filled - from);
+          if constexpr (quantized) int8_.multiply(weight, panel, q, from, with_zeros, sums);
+          else exact_.multiply(weight, panel, floats, together, from, with_zeros, sums);
           store(weight, panel, sums, first, tokens, terms, y);
         }
     });
