@@ -5,11 +5,11 @@
 // DynamicQuantizeRows: x [..., C] to codes int8 [..., C] and scale float32 [..., ceil(C / block_size)], a scale for each
 // block of a row. HadamardDynamicQuantize does one after the other while a row is in the cache.
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstring>
 
 #include "../operands.h"
+#include "../row_signature.h"
 #include "float_product.h"
 #include "hadamard.h"
 #include "memory.h"
@@ -28,50 +28,10 @@ namespace {
 constexpr size_t kTasks = 32;
 constexpr size_t kTaskNumbers = 1 << 14;  // numbers worth a task of their own
 
-template <bool rotates, bool quantizes>
-struct Name;
-template <>
-struct Name<true, false> {
-  static constexpr const char* name = "Hadamard";
-};
-template <>
-struct Name<true, true> {
-  static constexpr const char* name = "HadamardDynamicQuantize";
-};
-template <>
-struct Name<false, true> {
-  static constexpr const char* name = "DynamicQuantizeRows";
-};
-
 template <Type type, bool rotates, bool quantizes>
-class Rows {
+class Rows : public RowSignature<type, rotates, quantizes> {
  public:
-  static constexpr const char* name = Name<rotates, quantizes>::name;
-  static constexpr std::array<Port, rotates ? 2 : 1> inputs = [] {
-    std::array<Port, rotates ? 2 : 1> list{};
-    list[0] = {type};
-    if constexpr (rotates) list[1] = {Type::float32};
-    return list;
-  }();
-  static constexpr std::array<Port, quantizes ? 2 : 1> outputs = [] {
-    std::array<Port, quantizes ? 2 : 1> list{};
-    list[0] = {quantizes ? Type::int8 : type};
-    if constexpr (quantizes) list[1] = {Type::float32};
-    return list;
-  }();
-
-  static void infer(ShapeInference& shapes) {
-    auto y = shapes.input(0);
-    if (!y.known) return;
-    if constexpr (quantizes) y.type = Type::int8;
-    shapes.output(0, y);
-    if constexpr (quantizes) {
-      y.type = Type::float32;
-      y.dims.back() = -1;  // the block size is an attribute, which shape inference does not see
-      y.symbols.back().clear();
-      shapes.output(1, y);
-    }
-  }
+  using RowSignature<type, rotates, quantizes>::name;
 
   explicit Rows(const NodeInfo& info)
       : who_(std::string(name) + " '" + info.node_name() + "': "),

@@ -10,12 +10,14 @@
 #include <cmath>
 #include <limits>
 
+#include "numbers.h"
 #include "observe_state.h"
 #include "operators.h"
 #include "tier.h"
 
 namespace qonnx::cpu {
 
+QONNX_BY_TIER(NumberKernels, number_kernels)
 QONNX_BY_TIER(ObserveKernels, observe_kernels)
 
 namespace {
@@ -42,7 +44,8 @@ class ObserveSink {
   static void infer(ShapeInference&) {}
 
   explicit ObserveSink(const NodeInfo& info)
-      : kernels_(*observe_kernels_table[static_cast<int>(active_tier())]),
+      : numbers_(*number_kernels_table[static_cast<int>(active_tier())]),
+        kernels_(*observe_kernels_table[static_cast<int>(active_tier())]),
         key_(info.text("key", "")),
         axis_(info.integer("axis", kNoAxis)),
         bins_(info.integer("bins", 0)),
@@ -126,7 +129,7 @@ class ObserveSink {
   // n numbers from `begin` on as float32: in place, or widened into `wide`.
   const float* floats(const Tensor& x, size_t begin, size_t n, std::vector<float>& wide) const {
     if constexpr (type == Type::float32) return x.as<float>() + begin;
-    (type == Type::float16 ? kernels_.from_float16 : kernels_.from_bfloat16)(x.as<uint16_t>() + begin, wide.data(), n);
+    (type == Type::float16 ? numbers_.from_float16 : numbers_.from_bfloat16)(x.as<uint16_t>() + begin, wide.data(), n);
     return wide.data();
   }
 
@@ -218,6 +221,7 @@ class ObserveSink {
     }
   }
 
+  const NumberKernels& numbers_;
   const ObserveKernels& kernels_;
   std::string key_;
   int64_t axis_, bins_;

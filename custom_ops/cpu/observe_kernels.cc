@@ -10,19 +10,6 @@ namespace qonnx::cpu::QONNX_TIER {
 
 namespace {
 
-void from_float16(const uint16_t* x, float* y, size_t n) {
-  size_t i = 0;
-#ifdef __F16C__
-  for (; i + 8 <= n; i += 8)
-    _mm256_storeu_ps(y + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i))));
-#endif
-  for (; i < n; ++i) y[i] = decode_float16(x[i]);
-}
-
-void from_bfloat16(const uint16_t* x, float* y, size_t n) {
-  for (size_t i = 0; i < n; ++i) y[i] = decode_bfloat16(x[i]);
-}
-
 uint32_t largest(const float* x, size_t n) {
   uint32_t result = 0;
   for (size_t i = 0; i < n; ++i) {
@@ -120,6 +107,6 @@ void gram(const float* a, const float* b, size_t count, size_t stride, double* t
 }  // namespace
 
 extern const ObserveKernels observe_kernels;
-const ObserveKernels observe_kernels = {from_float16, from_bfloat16, largest, rows, segment, histogram, gram};
+const ObserveKernels observe_kernels = {largest, rows, segment, histogram, gram};
 
 }  // namespace qonnx::cpu::QONNX_TIER

@@ -9,10 +9,6 @@ namespace qonnx::cpu {
 constexpr size_t kGramTile = 64;  // channels along one side of a tile of the Gram matrix
 
 struct ObserveKernels {
-  // Widening copies of n numbers.
-  void (*from_float16)(const uint16_t* x, float* y, size_t n);
-  void (*from_bfloat16)(const uint16_t* x, float* y, size_t n);
-
   // The largest bit pattern of |x|: it orders like |x|, and from 0x7f800000 on it means infinity or NaN.
   uint32_t (*largest)(const float* x, size_t n);
 

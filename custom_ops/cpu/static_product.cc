@@ -18,7 +18,7 @@
 #include <cstring>
 #include <optional>
 
-#include "../shapes.h"
+#include "../static_signature.h"
 #include "lowbit_attributes.h"
 #include "numbers.h"
 #include "operators.h"
@@ -33,28 +33,6 @@ namespace {
 
 constexpr size_t kTaskWork = size_t{1} << 21;  // multiply-adds worth a task of their own: some 20 µs
 constexpr size_t kTaskNumbers = 1 << 14;       // numbers of X worth a task of their own
-
-enum class Form { codes_to_float, codes_to_codes, float_to_float };
-
-enum Input : size_t { kX, kXScale, kXZero, kCodes, kScale, kZero, kTable, kBias, kYScale, kYZero };
-
-template <Form form>
-constexpr const char* kName = form == Form::codes_to_float   ? "QuantizedMatMulLowBit"
-                              : form == Form::codes_to_codes ? "QLinearMatMulLowBit"
-                                                             : "StaticQuantizeMatMulLowBit";
-
-template <Form form, Type type>
-constexpr auto static_ports() {
-  constexpr bool codes_out = form == Form::codes_to_codes;
-  std::array<Port, codes_out ? 10 : 8> all{};
-  for (Port& port : all) port = {Type::any};
-  all[kCodes] = {Type::uint8};
-  all[kTable] = {Type::float32};
-  if constexpr (form == Form::float_to_float) all[kX] = {type};
-  if constexpr (codes_out) all[kYZero] = {type};
-  else all[kBias] = {type};
-  return all;
-}
 
 bool four_bits(Type type) { return type == Type::uint4 || type == Type::int4; }
 bool is_signed(Type type) { return type == Type::int8 || type == Type::int4; }
@@ -88,27 +66,22 @@ struct StaticWeight {
   std::vector<int32_t> value_sums;  // [panel][chain][32]
 };
 
-template <Form form, Type type>
-class StaticMatMul {
-  static constexpr bool kCodesOut = form == Form::codes_to_codes;
+template <StaticForm form, Type type>
+class StaticMatMul : public StaticSignature<form, type> {
+  using Signature = StaticSignature<form, type>;
+  using Signature::kCodesIn, Signature::kCodesOut;
   static constexpr size_t kSize = type == Type::float32 ? 4 : kCodesOut ? 1 : 2;
 
  public:
-  static constexpr const char* name = kName<form>;
-  static constexpr auto inputs = static_ports<form, type>();
-  static constexpr Port outputs[] = {{type}};
-
-  static void infer(ShapeInference& shapes) {
-    infer_product(shapes, kCodes, form != Form::float_to_float ? (kCodesOut ? kYZero : kBias) : kX);
-  }
+  using Signature::name;
 
   explicit StaticMatMul(const NodeInfo& info)
       : who_(std::string(name) + " '" + info.node_name() + "': "),
         numbers_(*number_kernels_table[static_cast<int>(active_tier())]),
         kernels_(*static_product_table[static_cast<int>(active_tier())]) {
     shape_ = low_bit_shape(info, 256, who_);
-    if constexpr (form == Form::float_to_float) set_range(info, "x_minimum", "x_maximum", x_grid_);
-    if constexpr (kCodesOut) set_range(info, "y_minimum", "y_maximum", y_grid_);
+    if constexpr (!kCodesIn) set_range(info, "x_minimum", "x_maximum", who_, x_grid_);
+    if constexpr (kCodesOut) set_range(info, "y_minimum", "y_maximum", who_, y_grid_);
     std::array<Tensor, 4> arrays;
     bool constant = true;
     for (size_t i = 0; i < 4; ++i) constant = (arrays[i] = info.constant(kCodes + i)).present && constant;
@@ -130,7 +103,7 @@ class StaticMatMul {
     call.grid = x_grid_;
     const Tensor x_zero = context.input(kXZero);
     set_grid(context.input(kXScale), x_zero, "x", call.grid);
-    if constexpr (form != Form::float_to_float) {
+    if constexpr (kCodesIn) {
       if (x.type != x_zero.type)
         throw Error(who_ + "X is " + type_text(x.type) + " and x_zero_point " + type_text(x_zero.type) +
                     "; both must have one type");
@@ -170,15 +143,6 @@ class StaticMatMul {
     const int32_t* correction;  // [panel][chain][32]
   };
 
-  void set_range(const NodeInfo& info, const char* minimum, const char* maximum, StaticGrid& grid) const {
-    const int64_t low = info.integer(minimum, 1 << 20), high = info.integer(maximum, -(1 << 20));
-    if (low >= high || low < -128 || high > 255 || (low < 0 && high > 127))
-      throw Error(who_ + "attributes " + minimum + "=" + std::to_string(low) + " and " + maximum + "=" +
-                  std::to_string(high) + " are no range of 8-bit codes; use for example 0 and 255, or -128 and 127");
-    grid.minimum = static_cast<int32_t>(low);
-    grid.maximum = static_cast<int32_t>(high);
-  }
-
   void set_grid(const Tensor& scale, const Tensor& zero_point, const std::string& of, StaticGrid& grid) const {
     const std::string scale_name = of + "_scale";
     expect_single(scale, scale_name);
@@ -214,7 +178,7 @@ class StaticMatMul {
 
   // Which bytes are signed, those of the weight or those of X (static_product.h).
   StaticGrid with_form(Type x_zero, const StaticWeight& weight, StaticGrid grid) const {
-    grid.negative = form == Form::float_to_float ? grid.minimum < 0 : is_signed(x_zero);
+    grid.negative = !kCodesIn ? grid.minimum < 0 : is_signed(x_zero);
     grid.shift = kernels_.signs(weight.packed.weight()) ? (grid.negative ? -128 : 0) : (grid.negative ? 0 : 128);
     return grid;
   }
@@ -271,7 +235,7 @@ class StaticMatMul {
         spoiled[row] = 0;
         if (row >= rows)
           kernels_.place(weight, nullptr, call.grid, row, q);
-        else if constexpr (form == Form::float_to_float)
+        else if constexpr (!kCodesIn)
           spoiled[row] = !kernels_.quantize(weight, floats_of(x, first + row, row_space), call.grid, row, q);
         else
           kernels_.place(weight, codes_of(x, first + row, reinterpret_cast<uint8_t*>(row_space)), call.grid, row, q);
@@ -292,7 +256,7 @@ class StaticMatMul {
         if (!direct) store(call, block, rows, begin, count, y);
       }
     });
-    if constexpr (form == Form::float_to_float) spoil(spoiled, rows, y);
+    if constexpr (!kCodesIn) spoil(spoiled, rows, y);
   }
 
   // Columns [begin, begin + count) of Y from a panel's numbers [row][32].
@@ -341,28 +305,28 @@ class StaticMatMul {
 }  // namespace
 
 const abi::CustomOp* quantized_matmul_lowbit_float32() {
-  return operation<StaticMatMul<Form::codes_to_float, Type::float32>>();
+  return operation<StaticMatMul<StaticForm::codes_to_float, Type::float32>>();
 }
 const abi::CustomOp* quantized_matmul_lowbit_float16() {
-  return operation<StaticMatMul<Form::codes_to_float, Type::float16>>();
+  return operation<StaticMatMul<StaticForm::codes_to_float, Type::float16>>();
 }
 const abi::CustomOp* quantized_matmul_lowbit_bfloat16() {
-  return operation<StaticMatMul<Form::codes_to_float, Type::bfloat16>>();
+  return operation<StaticMatMul<StaticForm::codes_to_float, Type::bfloat16>>();
 }
 const abi::CustomOp* qlinear_matmul_lowbit_uint8() {
-  return operation<StaticMatMul<Form::codes_to_codes, Type::uint8>>();
+  return operation<StaticMatMul<StaticForm::codes_to_codes, Type::uint8>>();
 }
 const abi::CustomOp* qlinear_matmul_lowbit_int8() {
-  return operation<StaticMatMul<Form::codes_to_codes, Type::int8>>();
+  return operation<StaticMatMul<StaticForm::codes_to_codes, Type::int8>>();
 }
 const abi::CustomOp* static_matmul_lowbit_float32() {
-  return operation<StaticMatMul<Form::float_to_float, Type::float32>>();
+  return operation<StaticMatMul<StaticForm::float_to_float, Type::float32>>();
 }
 const abi::CustomOp* static_matmul_lowbit_float16() {
-  return operation<StaticMatMul<Form::float_to_float, Type::float16>>();
+  return operation<StaticMatMul<StaticForm::float_to_float, Type::float16>>();
 }
 const abi::CustomOp* static_matmul_lowbit_bfloat16() {
-  return operation<StaticMatMul<Form::float_to_float, Type::bfloat16>>();
+  return operation<StaticMatMul<StaticForm::float_to_float, Type::bfloat16>>();
 }
 
 }  // namespace qonnx::cpu

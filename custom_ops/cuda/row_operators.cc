@@ -1,8 +1,8 @@
 // Hadamard, HadamardDynamicQuantize and DynamicQuantizeRows for ONNX Runtime's CUDA provider; kernels in rows.cu.
-#include <array>
 #include <cmath>
 
 #include "../operands.h"
+#include "../row_signature.h"
 #include "call.h"
 #include "operators.h"
 #include "rows.h"
@@ -12,38 +12,10 @@ namespace qonnx::cuda {
 
 namespace {
 
-template <bool rotates, bool quantizes>
-constexpr const char* kName = rotates ? (quantizes ? "HadamardDynamicQuantize" : "Hadamard") : "DynamicQuantizeRows";
-
 template <Type type, bool rotates, bool quantizes>
-class GpuRows {
+class GpuRows : public RowSignature<type, rotates, quantizes> {
  public:
-  static constexpr const char* name = kName<rotates, quantizes>;
-  static constexpr std::array<Port, rotates ? 2 : 1> inputs = [] {
-    std::array<Port, rotates ? 2 : 1> list{};
-    list[0] = {type};
-    if constexpr (rotates) list[1] = {Type::float32};
-    return list;
-  }();
-  static constexpr std::array<Port, quantizes ? 2 : 1> outputs = [] {
-    std::array<Port, quantizes ? 2 : 1> list{};
-    list[0] = {quantizes ? Type::int8 : type};
-    if constexpr (quantizes) list[1] = {Type::float32};
-    return list;
-  }();
-
-  static void infer(ShapeInference& shapes) {
-    auto y = shapes.input(0);
-    if (!y.known) return;
-    if constexpr (quantizes) y.type = Type::int8;
-    shapes.output(0, y);
-    if constexpr (quantizes) {
-      y.type = Type::float32;
-      y.dims.back() = -1;  // the block size is an attribute, which shape inference does not see
-      y.symbols.back().clear();
-      shapes.output(1, y);
-    }
-  }
+  using RowSignature<type, rotates, quantizes>::name;
 
   explicit GpuRows(const NodeInfo& info)
       : who_(std::string(name) + " '" + info.node_name() + "': "), device_(present_device()) {

@@ -3,10 +3,9 @@
 //
 // x and y lie in GPU memory, all other inputs in the host's (see product_operators.cc). With signed bytes q = c − shift
 // of the codes c, Σ (c − zero) · w = Σ q · w + (shift − zero) · Σ w: the second sum is one number an output, made once.
-#include <array>
 #include <cmath>
 
-#include "../shapes.h"
+#include "../static_signature.h"
 #include "call.h"
 #include "operators.h"
 #include "product_weights.h"
@@ -14,27 +13,6 @@
 namespace qonnx::cuda {
 
 namespace {
-
-enum class Form { codes_to_float, codes_to_codes, float_to_float };
-enum Input : size_t { kX, kXScale, kXZero, kCodes, kScale, kZero, kTable, kBias, kYScale, kYZero };
-
-template <Form form>
-constexpr const char* kName = form == Form::codes_to_float   ? "QuantizedMatMulLowBit"
-                              : form == Form::codes_to_codes ? "QLinearMatMulLowBit"
-                                                             : "StaticQuantizeMatMulLowBit";
-
-template <Form form, Type type>
-constexpr auto static_ports() {
-  constexpr bool codes_out = form == Form::codes_to_codes;
-  std::array<Port, codes_out ? 10 : 8> all{};
-  for (Port& port : all) port = {Type::any, Arity::required, Memory::host};
-  all[kX] = {form == Form::float_to_float ? type : Type::any};
-  all[kCodes].type = Type::uint8;
-  all[kTable].type = Type::float32;
-  if constexpr (codes_out) all[kYZero].type = type;
-  else all[kBias].type = type;
-  return all;
-}
 
 Element element_of(Type type, const std::string& who) {
   switch (type) {
@@ -47,17 +25,6 @@ Element element_of(Type type, const std::string& who) {
     case Type::int4: return Element::int4;
     default: throw Error(who + "X is " + type_text(type) + "; use uint8, int8, uint4 or int4 for codes");
   }
-}
-
-// minimum and maximum of a range of 8-bit codes.
-void set_range(const NodeInfo& info, const char* minimum, const char* maximum, const std::string& who,
-               StaticGrid& grid) {
-  const int64_t low = info.integer(minimum, 1 << 20), high = info.integer(maximum, -(1 << 20));
-  if (low >= high || low < -128 || high > 255 || (low < 0 && high > 127))
-    throw Error(who + "attributes " + minimum + "=" + std::to_string(low) + " and " + maximum + "=" +
-                std::to_string(high) + " are no range of 8-bit codes; use for example 0 and 255, or -128 and 127");
-  grid.minimum = static_cast<int>(low);
-  grid.maximum = static_cast<int>(high);
 }
 
 // scale and zero point, of `of` = "x" or "y".
@@ -83,18 +50,13 @@ void set_grid(const Tensor& scale, const Tensor& zero_point, const std::string& 
   }
 }
 
-template <Form form, Type type>
-class GpuStatic {
-  static constexpr bool kCodesOut = form == Form::codes_to_codes, kCodesIn = form != Form::float_to_float;
+template <StaticForm form, Type type>
+class GpuStatic : public StaticSignature<form, type, Memory::host> {
+  using Signature = StaticSignature<form, type, Memory::host>;
+  using Signature::kCodesIn, Signature::kCodesOut;
 
  public:
-  static constexpr const char* name = kName<form>;
-  static constexpr auto inputs = static_ports<form, type>();
-  static constexpr Port outputs[] = {{type}};
-
-  static void infer(ShapeInference& shapes) {
-    infer_product(shapes, kCodes, kCodesIn ? (kCodesOut ? kYZero : kBias) : kX);
-  }
+  using Signature::name;
 
   explicit GpuStatic(const NodeInfo& info)
       : who_(std::string(name) + " '" + info.node_name() + "': "),
@@ -166,8 +128,8 @@ class GpuStatic {
 
 template <Type type>
 void add(std::vector<const abi::CustomOp*>& all, const char* provider) {
-  all.push_back(operation<GpuStatic<Form::codes_to_float, type>>(provider));
-  all.push_back(operation<GpuStatic<Form::float_to_float, type>>(provider));
+  all.push_back(operation<GpuStatic<StaticForm::codes_to_float, type>>(provider));
+  all.push_back(operation<GpuStatic<StaticForm::float_to_float, type>>(provider));
 }
 
 }  // namespace
@@ -177,8 +139,8 @@ std::vector<const abi::CustomOp*> static_operators(const char* provider) {
   add<Type::float32>(all, provider);
   add<Type::float16>(all, provider);
   add<Type::bfloat16>(all, provider);
-  all.push_back(operation<GpuStatic<Form::codes_to_codes, Type::uint8>>(provider));
-  all.push_back(operation<GpuStatic<Form::codes_to_codes, Type::int8>>(provider));
+  all.push_back(operation<GpuStatic<StaticForm::codes_to_codes, Type::uint8>>(provider));
+  all.push_back(operation<GpuStatic<StaticForm::codes_to_codes, Type::int8>>(provider));
   return all;
 }
 
