@@ -37,6 +37,7 @@ from qonnx.passes.rotate_inputs import RotateInputs
 from qonnx.passes.rotate_residual import RotateResidual
 from qonnx.passes.scale_salient import ScaleSalient
 from qonnx.passes.search_ranges import SearchRanges
+from qonnx.passes.share_tables import ShareTables
 from qonnx.passes.solve_in_turn import SolveInTurn
 from qonnx.passes.solve_weights import SolveWeights
 from qonnx.passes.spell_fused import SpellFused
@@ -72,6 +73,7 @@ PASSES: dict[str, type[Pass]] = {
     "reparameterize_attention": ReparameterizeAttention,
     "reparameterize_inputs": ReparameterizeInputs,
     "scale_salient": ScaleSalient,
+    "share_tables": ShareTables,
     "assign": Assign,
     "search_ranges": SearchRanges,
     "fit_levels": FitLevels,
