@@ -11,6 +11,7 @@ import json
 Rows = dict[str, str]
 
 _WITHOUT_DATA = ("nearest", "hqq", "pvq")
+_RIDGE = 0.3  # of least squares on 16 000 tokens
 
 
 def _recipe(passes: list[str], **options: dict) -> str:
@@ -22,28 +23,34 @@ def _recipe(passes: list[str], **options: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _turn(solver: str) -> dict:
-    return {"solver": solver, "ridge": float("inf"), "residual": False, "attention": True}
+def _turn(solver: str, ridge: float = float("inf")) -> dict:
+    return {"solver": solver, "ridge": ridge, "residual": ridge < float("inf"), "attention": True}
 
 
-def integers(solver: str, **assign) -> str:
-    """Codes of one grid by one solver; those that look at data go layer after layer."""
+def integers(solver: str, ridge: float = float("inf"), **assign) -> str:
+    """Codes of one grid by one solver; those that look at data go layer after layer. ridge: of the least squares
+    towards the float targets that come first."""
     way = "solve_weights" if solver in _WITHOUT_DATA else "solve_in_turn"
-    passes = ["spell", "split_conv_transpose", "patches_to_matmul", "label", "assign_weights", way]
+    passes = ["spell", "split_conv_transpose", "patches_to_matmul", "label", "share_tables", "assign_weights", way]
     passes += ["place_low_bit", "place_qdq", "lower", "tidy"]
-    solve = {"solver": solver} if way == "solve_weights" else _turn(solver)
+    solve = {"solver": solver} if way == "solve_weights" else _turn(solver, ridge)
     return _recipe(passes, assign_weights={"edges": "8", **assign}, **{way: solve})
 
 
-def books(format: str, solver: str = "additive") -> str:
+def books(format: str, solver: str = "additive", ridge: float = float("inf")) -> str:
     """Code books, layer after layer; what they do not pay for keeps 8 bits."""
-    passes = ["spell", "patches_to_matmul", "label", "assign_codebooks", "assign_weights", "solve_in_turn"]
-    passes += ["place_codebooks", "place_low_bit", "place_qdq", "lower", "tidy"]
-    return _recipe(passes, assign_codebooks={"format": format}, assign_weights={"bits": 8}, solve_in_turn=_turn(solver))
+    passes = ["spell", "patches_to_matmul", "label", "share_tables", "assign_codebooks", "assign_weights"]
+    passes += ["solve_in_turn", "place_codebooks", "place_low_bit", "place_qdq", "lower", "tidy"]
+    turn = _turn(solver, ridge)
+    return _recipe(passes, assign_codebooks={"format": format}, assign_weights={"bits": 8}, solve_in_turn=turn)
 
 
 def _solvers(*names: str, **assign) -> Rows:
     return {name: integers(name, **assign) for name in names}
+
+
+def _least_squares(*names: str, **assign) -> Rows:
+    return {f"{name}, least squares first": integers(name, _RIDGE, **assign) for name in names}
 
 
 _ORT = {
@@ -77,15 +84,20 @@ TABLES: dict[str, dict[str, Rows]] = {
     "smollm2": {
         "4 bit, blocks of 32, float16 scales": {
             **_solvers("nearest", "hqq", "gptq", "quantease", bits=4, block=32, **_HALF),
+            **_least_squares("gptq", "quantease", bits=4, block=32, **_HALF),
             **_ORT,
         },
-        "4 bit, blocks of 16, float16 scales": _solvers("nearest", "gptq", "quantease", bits=4, block=16, **_HALF),
-        "3 bit, blocks of 16, float16 scales": _solvers("nearest", "gptq", "quantease", bits=3, block=16, **_HALF),
+        "4 bit, NormalFloat": {name: integers(name, bits=4, table="nf4") for name in ("nearest", "gptq")},
+        "3 bit, blocks of 16, float16 scales": {
+            **_solvers("nearest", "hqq", "gptq", bits=3, block=16, **_HALF),
+            **_least_squares("gptq", "quantease", bits=3, block=16, **_HALF),
+        },
         "2 bit, blocks of 16, float16 scales": {
-            **_solvers("nearest", "gptq", bits=2, block=16, **_HALF),
+            **_solvers("nearest", "hqq", "gptq", bits=2, block=16, **_HALF),
+            **_least_squares("gptq", bits=2, block=16, **_HALF),
             **_ORT_2,
         },
-        "Code books": {name: books(name) for name in ("1x8v4", "2x8v8", "1x8v3")},
+        "Code books, least squares first": {name: books(name, ridge=_RIDGE) for name in ("1x8v4", "2x8v8", "1x8v3")},
     },
     "ppocr-rec": {
         "4 bit, blocks of 32": {**_solvers("nearest", "hqq", "gptq", "quantease", bits=4, block=32), **_ORT},
