@@ -14,6 +14,7 @@ from qonnx.passes.fold_norms import FoldNorms
 from qonnx.passes.fuse_norms import FuseLayerNorm, FuseRmsNorm
 from qonnx.passes.infer_shapes import InferShapes
 from qonnx.passes.inline_functions import InlineFunctions
+from qonnx.passes.keep_salient import KeepSalient
 from qonnx.passes.label import Label
 from qonnx.passes.lift_constants import LiftConstants
 from qonnx.passes.low_rank import LowRank
@@ -81,6 +82,7 @@ PASSES: dict[str, type[Pass]] = {
     "assign_weights": AssignWeights,
     "allocate": Allocate,
     "low_rank": LowRank,
+    "keep_salient": KeepSalient,
     "solve_weights": SolveWeights,
     "solve_in_turn": SolveInTurn,
     "correct_bias": CorrectBias,

@@ -17,18 +17,15 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from qonnx.codebooks import CodebookFormat
 from qonnx.errors import QonnxError
-from qonnx.formats import FORMATS
 from qonnx.low_rank import Start, branch
 from qonnx.notes import note
 from qonnx.passes.base import Change, Pass
-from qonnx.passes.linear import Linear, linear
-from qonnx.passes.rewire import array, bodies, dims_of, initializer, is_op, new_node, rank
-from qonnx.passes.solve_weights import layout_of, solve
+from qonnx.passes.branches import BYTE, add_beside, branchable, gram_of, plainly
+from qonnx.passes.linear import Linear
+from qonnx.passes.rewire import array, bodies, initializer, new_node
+from qonnx.passes.solve_weights import layout_of
 from qonnx.plan import Plan
-
-_BYTE = dataclasses.replace(FORMATS["s8"], granularity="channel")
 
 
 @dataclasses.dataclass
@@ -59,7 +56,7 @@ class LowRank(Pass):
                 note(node).split = True
                 plan, layout = note(node).plan, layout_of(node)
                 rows = layout.to_rows(np.asarray(array(node.inputs[1]), np.float64))[0]
-                found = branch(rows, self.rank, _rounding(node), _gram(node), start=self.start, turns=self.turns)
+                found = branch(rows, self.rank, plainly(node), gram_of(node), start=self.start, turns=self.turns)
                 if found is None:
                     continue
                 left, right = (part.astype(np.float32).astype(np.float64) for part in found)  # as the file holds them
@@ -68,43 +65,15 @@ class LowRank(Pass):
                 yield Change(node.name or node.outputs[0].name, f"rank {left.shape[1]} beside {plan.weight.name}")
 
     def _eligible(self, node: ir.Node) -> Linear | None:
-        plan = note(node).plan
-        if not is_op(node, "MatMul", "Gemm") or not isinstance(plan, Plan) or plan.weight is None or plan.output:
-            return None
-        if note(node).split or note(node).solved is not None or note(node).fate is not None or plan.weight_index != 1:
-            return None
-        view = linear(node)
-        if view is None or len(dims_of(view.weight)) != 2:
-            return None
-        if node.op_type == "MatMul" and rank(node.inputs[0]) in (None, 1):
-            return None
-        if node.op_type == "Gemm" and node.attributes.get_int("transA", 0):
+        if (view := branchable(node)) is None:
             return None
         inputs, outputs = view.inputs, view.outputs
         taken = self.bits / 32 * self.rank * (inputs + outputs)
         return view if taken <= self.most * inputs * outputs else None
 
 
-def _gram(node: ir.Node) -> np.ndarray | None:
-    stats = note(node.inputs[0]).stats
-    gram = None if stats is None or stats.gram is None else stats.gram.matrix
-    return gram[0] if gram is not None and len(gram) == 1 else None
-
-
-def _rounding(node: ir.Node):
-    """What rows [N, K] become in the node's format, rounded plainly."""
-    layout, plan = layout_of(node), note(node).plan
-    solver = "kmeans" if isinstance(plan.weight, CodebookFormat) else "nearest-searched"
-
-    def rounded(rows: np.ndarray) -> np.ndarray:
-        weight = layout.from_rows(rows[None].astype(np.float32))
-        return layout.to_rows(solve(node, plan, solver, None, weight).decode())[0].astype(np.float64)
-
-    return rounded
-
-
 def _add_branch(view: Linear, down: np.ndarray, up: np.ndarray, plan: Plan | None) -> None:
-    """Write (x·A)·B and the sum behind the node's bias; the sum takes over name and readers of the result."""
+    """Write (x·A)·B beside the node."""
     node, graph, result = view.node, view.node.graph, view.result
     kind, stem = array(view.weight).dtype, view.weight.name
     made, value = [], node.inputs[0]
@@ -117,13 +86,5 @@ def _add_branch(view: Linear, down: np.ndarray, up: np.ndarray, plan: Plan | Non
             value.shape = ir.Shape([*list(result.shape)[:-1], factor.shape[1]])
         note(made[-1]).split = True
         if plan is not None:
-            note(made[-1]).plan = Plan({}, _BYTE, 1)
-    last = result.producer()
-    total = new_node("Add", [result, value], like=node, suffix="with_branch")
-    graph.insert_after(last, [*made, total])
-    behind, name = total.outputs[0], result.name
-    behind.type, behind.shape = result.type, result.shape
-    result.name = f"{name}.residual"
-    behind.name = name
-    result.replace_all_uses_with(behind, replace_graph_outputs=True)
-    total.replace_input_with(0, result)
+            note(made[-1]).plan = Plan({}, BYTE, 1)
+    add_beside(view, made)

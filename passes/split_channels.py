@@ -22,7 +22,7 @@ from qonnx.passes.base import Change, Pass
 from qonnx.passes.channel_fold import linears_behind, matrix
 from qonnx.passes.reparameterize import foldable
 from qonnx.passes.rewire import array, initializer, integer, is_op, new_node, operand, set_input
-from qonnx.stats import Gram, Stats, affine_channels
+from qonnx.stats import affine_channels, taken
 
 
 @dataclasses.dataclass
@@ -57,7 +57,7 @@ class SplitChannels(Pass):
                     data = (old / parts).astype(old.dtype)
                     set_input(node, at, initializer(node.graph, f"{node.inputs[at].name}_split", data))
             repeated = _repeated(value, index, layers)
-            note(value).stats, note(repeated).stats = after, _taken(after, index)
+            note(value).stats, note(repeated).stats = after, taken(after, index)
             note(node).split = True
             yield Change(
                 node.name or value.name, f"{(parts > 1).sum()} channels split, {index.size - parts.size} added"
@@ -98,19 +98,3 @@ def _repeated(value: ir.Value, index: np.ndarray, layers: list[ir.Node]) -> ir.V
         set_input(layer, 1, initializer(node.graph, f"{old.name}_split", weight))
         layer.replace_input_with(0, repeated)
     return repeated
-
-
-def _taken(stats: Stats, index: np.ndarray) -> Stats:
-    """Statistics of the channels that `index` names."""
-    gram = stats.gram
-    if gram is not None:
-        gram = Gram(gram.matrix[:, index][:, :, index], gram.mean[:, index], gram.rows)
-    return dataclasses.replace(
-        stats,
-        elements=stats.elements // stats.channel_minimum.size * index.size,
-        shape=None if stats.shape is None else (*stats.shape[:-1], index.size),
-        channel_minimum=stats.channel_minimum[index],
-        channel_maximum=stats.channel_maximum[index],
-        channel_sum=None if stats.channel_sum is None else stats.channel_sum[index],
-        gram=gram,
-    )

@@ -52,7 +52,7 @@ class Note:
     encodings: dict[str, Any] = dataclasses.field(default_factory=dict)  # value: format name -> Encoding   (assign)
     folded: bool = False  # node: a norm whose channel ranges were judged                       (reparameterize)
     rotated: bool = False  # node: its residual stream, heads or inputs were judged                    (rotate_*)
-    split: bool = False  # node: was judged for a low-rank branch, or for more channels (low_rank, split_channels)
+    split: bool = False  # node: was judged for a branch beside it, or for more channels (low_rank, split_channels …)
     plan: Any = None  # node: qonnx.plan.Plan                                                          (assign)
     solved: Any = None  # node: qonnx.formats.QuantizedTensor of its weight                     (solve_weights)
     mean_error: Any = None  # node: [O], what quantization adds to its output on average           (correct_bias)

@@ -159,6 +159,22 @@ def affine_channels(stats: Stats, factor: np.ndarray, shift: np.ndarray | float 
     )
 
 
+def taken(stats: Stats, index: np.ndarray) -> Stats:
+    """Statistics of the channels that `index` names."""
+    gram = stats.gram
+    if gram is not None:
+        gram = Gram(gram.matrix[:, index][:, :, index], gram.mean[:, index], gram.rows)
+    return dataclasses.replace(
+        stats,
+        elements=stats.elements // stats.channel_minimum.size * index.size,
+        shape=None if stats.shape is None else (*stats.shape[:-1], index.size),
+        channel_minimum=stats.channel_minimum[index],
+        channel_maximum=stats.channel_maximum[index],
+        channel_sum=None if stats.channel_sum is None else stats.channel_sum[index],
+        gram=gram,
+    )
+
+
 def merge_stats(a: Mapping[str, Stats], b: Mapping[str, Stats]) -> dict[str, Stats]:
     """Statistics of several tensors over both data sets; a tensor that only one knows is kept as it is."""
     both = {name: merge(a[name], b[name]) for name in a if name in b}
