@@ -159,6 +159,22 @@ MATMUL_LOW_BIT = f"""
   x_used = Cast <to = 1> (x)
 {_MULTIPLY}"""
 
+# Images: y = x convolved with w [N, channels, kernel height, kernel width], in float32.
+CONV_LOW_BIT = f"""
+  values = Identity (table)
+{LOW_BIT_WEIGHT}
+  kernel_of_image = Constant <value_ints: ints = @kernel_shape> ()
+  image_shape_of_w = Concat <axis = 0> (first, last, kernel_of_image)
+  w_of_image = Reshape (w, image_shape_of_w)
+  x_32 = Cast <to = 1> (x)
+  product = Conv <strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations> (x_32, w_of_image)
+  bias_32 = Cast <to = 1> (bias)
+  bias_shape = Constant <value_ints = [1, -1, 1, 1]> ()
+  bias_of_image = Reshape (bias_32, bias_shape)
+  sum = Add (product, bias_of_image)
+  y = CastLike (sum, x)
+"""
+
 # values: a table other than 0, 1, 2, … is rounded to multiples of largest/127. For integer sums.
 ROUNDED_TABLE = """
   table_zero = Constant <value_float = 0.0> ()

@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from qonnx.custom_ops import DOMAIN, hadamard, log_attention, log_quantize, lookup_quantize, static_product
 from qonnx.custom_ops.bodies import (
+    CONV_LOW_BIT,
     DYNAMIC_QUANTIZE_MATMUL_CODEBOOK,
     DYNAMIC_QUANTIZE_MATMUL_LOW_BIT,
     GATHER_CODEBOOK,
@@ -78,12 +79,14 @@ _LOW_BIT_INPUTS = ("x", "codes", "scale", "zero_point", "table", "bias")
 _CODEBOOK_INPUTS = ("x", "codes", "codebooks", "scale", "bias")
 _ACTIVATION_BITS = {"activation_bits": 8}  # or 16
 _CODES = ("K", "N", "block_size", "levels", "codes_per_word", "bytes_per_word")
+WINDOW = ("kernel_shape", "strides", "pads", "dilations")  # of a convolution of images, as Conv has them
 
 OPS: dict[str, Op] = {
     op.name: op
     for op in (
         _product("MatMulLowBit", _LOW_BIT_INPUTS, MATMUL_LOW_BIT),
         _product("DynamicQuantizeMatMulLowBit", _LOW_BIT_INPUTS, DYNAMIC_QUANTIZE_MATMUL_LOW_BIT, _ACTIVATION_BITS),
+        Op("ConvLowBit", _LOW_BIT_INPUTS, (*_CODES, *WINDOW), CONV_LOW_BIT),
         Op(static_product.QUANTIZED, static_product.INPUTS, _CODES, static_product.QUANTIZED_BODY),
         Op(
             static_product.QLINEAR,
@@ -141,7 +144,11 @@ def function_of(name: str, opset: int = 21, overload: str = "") -> ir.Function:
 
 
 def node(
-    name: str, inputs: Sequence[ir.Value | None], *, node_name: str | None = None, **attributes: int | float | str
+    name: str,
+    inputs: Sequence[ir.Value | None],
+    *,
+    node_name: str | None = None,
+    **attributes: int | float | str | Sequence[int],
 ) -> ir.Node:
     """A node of operator `name` with every attribute on it (a kernel cannot see the defaults of a function)."""
     op = OPS[name]

@@ -95,6 +95,7 @@ using ParallelTask = void (*)(void* data, size_t index);
   F(ReleaseTypeInfo, 98, void, (TypeInfo*))                                                                          \
   F(ReleaseTensorTypeAndShapeInfo, 99, void, (TensorInfo*))                                                          \
   F(ReleaseAllocator, 132, void, (Allocator*))                                                                       \
+  F(KernelInfoGetAttributeArray_int64, 163, Status*, (const KernelInfo*, const char* name, int64_t*, size_t* size))   \
   F(KernelContext_GetGPUComputeStream, 193, Status*, (const KernelContext*, void** stream))                          \
   F(GetTensorMemoryInfo, 194, Status*, (const Value*, const MemoryInfo**))                                           \
   F(KernelInfo_GetInputCount, 230, Status*, (const KernelInfo*, size_t*))                                            \

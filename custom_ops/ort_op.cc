@@ -68,6 +68,14 @@ int64_t NodeInfo::integer(const char* attribute, int64_t fallback) const {
   return succeeded(abi::KernelInfoGetAttribute_int64()(info_, attribute, &value)) ? value : fallback;
 }
 
+std::vector<int64_t> NodeInfo::integers(const char* attribute) const {
+  size_t size = 0;
+  if (!succeeded(abi::KernelInfoGetAttributeArray_int64()(info_, attribute, nullptr, &size))) return {};
+  std::vector<int64_t> values(size);
+  if (size) check(abi::KernelInfoGetAttributeArray_int64()(info_, attribute, values.data(), &size));
+  return values;
+}
+
 float NodeInfo::number(const char* attribute, float fallback) const {
   float value = 0;
   return succeeded(abi::KernelInfoGetAttribute_float()(info_, attribute, &value)) ? value : fallback;
@@ -146,6 +154,16 @@ ShapeInference::Shape ShapeInference::input(size_t index) const {
   check(abi::GetSymbolicDimensions()(info, symbols.data(), rank));
   for (const char* symbol : symbols) shape.symbols.emplace_back(symbol ? symbol : "");
   return shape;
+}
+
+std::vector<int64_t> ShapeInference::integers(const char* attribute) const {
+  constexpr int kIntegers = 2;  // ORT_OP_ATTR_INTS
+  const abi::OpAttribute* found = nullptr;
+  if (!succeeded(abi::ShapeInferContext_GetAttribute()(context_, attribute, &found)) || !found) return {};
+  size_t bytes = 0;  // wanted: the first call fails and says so
+  if (succeeded(abi::ReadOpAttr()(found, kIntegers, nullptr, 0, &bytes)) || !bytes) return {};
+  std::vector<int64_t> values(bytes / sizeof(int64_t));
+  return succeeded(abi::ReadOpAttr()(found, kIntegers, values.data(), bytes, &bytes)) ? values : std::vector<int64_t>{};
 }
 
 void ShapeInference::output(size_t index, Shape shape) {

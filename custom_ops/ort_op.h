@@ -94,6 +94,7 @@ class NodeInfo {
   explicit NodeInfo(const abi::KernelInfo* info) : info_(info) {}
   std::string node_name() const;
   int64_t integer(const char* attribute, int64_t fallback) const;
+  std::vector<int64_t> integers(const char* attribute) const;  // empty when it is missing
   float number(const char* attribute, float fallback) const;
   std::string text(const char* attribute, const std::string& fallback) const;
   size_t input_count() const;
@@ -135,6 +136,7 @@ class ShapeInference {
   };
   explicit ShapeInference(abi::ShapeContext* context) : context_(context) {}
   Shape input(size_t index) const;
+  std::vector<int64_t> integers(const char* attribute) const;  // empty when it is missing
   void output(size_t index, Shape shape);
 
  private:

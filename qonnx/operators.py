@@ -16,7 +16,7 @@ PACKED_INTEGER = frozenset(
         "DynamicQuantizeMatMulCodebook",
     }
 )  # fmt: skip
-PACKED_FLOAT = frozenset({"MatMulLowBit", "MatMulCodebook", "GatherCodebook"})
+PACKED_FLOAT = frozenset({"MatMulLowBit", "ConvLowBit", "MatMulCodebook", "GatherCodebook"})
 # Operators whose arithmetic is integer in ONNX Runtime (after its optimiser, or written so by a tool).
 INTEGER_OPERATORS = PACKED_INTEGER | frozenset(
     {

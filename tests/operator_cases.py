@@ -25,7 +25,7 @@ class Case:
 
     op: str
     arrays: dict[str, np.ndarray | None]
-    attributes: dict[str, int | float | str]
+    attributes: dict[str, int | float | str | tuple[int, ...]]
     constant: frozenset[str] = frozenset()
 
     def __str__(self):
@@ -130,6 +130,26 @@ def _low_bit(op: str, size: Size) -> Case:
     return _product(op, x, _low_bit_weight(size), size, **_activation_bits(op, size))
 
 
+# kernel_shape, strides, pads, dilations
+WINDOWS = (
+    ((1, 1), (1, 1), (0, 0, 0, 0), (1, 1)),
+    ((3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
+    ((3, 2), (2, 1), (0, 1, 2, 0), (1, 2)),
+    ((1, 1), (2, 2), (0, 0, 0, 0), (1, 1)),
+    ((5, 5), (1, 2), (2, 2, 2, 2), (2, 1)),
+)
+
+
+def _convolution(op: str, size: Size) -> Case:
+    window = dict(zip(ops.WINDOW, WINDOWS[size.seed % len(WINDOWS)], strict=True))
+    height, width = window["kernel_shape"]
+    channels = max(1, size.columns // (height * width))
+    batch, *image = (*size.lead, 9, 11)[:3]
+    x = _numbers(np.random.default_rng(size.seed + 1), (batch, channels, *(n + 10 for n in image)), size.dtype)
+    weight = _low_bit_weight(dataclasses.replace(size, columns=channels * height * width))
+    return _product(op, x, weight, size, **window)
+
+
 def _activation_bits(op: str, size: Size) -> dict[str, int]:
     return {name: 16 if size.seed % 2 else 8 for name in ops.OPS[op].defaults}
 
@@ -228,6 +248,7 @@ def _observe(op: str, size: Size) -> Case:
 EXAMPLES: dict[str, Callable[[str, Size], Case]] = {
     "MatMulLowBit": _low_bit,
     "DynamicQuantizeMatMulLowBit": _low_bit,
+    "ConvLowBit": _convolution,
     static_product.QUANTIZED: _static,
     static_product.QLINEAR: _static,
     static_product.STATIC: _static,
@@ -282,7 +303,7 @@ def allowed(case: Case, index: int, right: np.ndarray) -> np.ndarray | float:
         if case.op == hadamard.HADAMARD:
             return rounding + (n + 4) * 2.0**-23 * np.sqrt(n) * largest(case, "x")
         return 1.0 if index == 0 else (n + 8) * 2.0**-22 * largest(case, "x") * np.sqrt(n)
-    n, scale = x.shape[-1], largest(case, "scale")
+    n, scale = x.shape[-1] if "kernel_shape" not in case.attributes else x[:1].size, largest(case, "scale")
     numbers = largest(case, "x") if x.dtype in EPSILON else 512.0
     numbers *= largest(case, "x_scale") if "x_scale" in case.arrays and x.dtype not in EPSILON else 1.0
     if "codebooks" in case.arrays:

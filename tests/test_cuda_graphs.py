@@ -14,7 +14,7 @@ from tests.operator_cases import EXAMPLES, Size, model_of
 # Of the CUDA runtime, what computing may call: launches, which have no name here, and what only asks.
 ALLOWED = {"cudaFuncSetAttribute", "cudaFuncAttributeMaxDynamicSharedMemorySize", "cudaGetLastError"}
 ALLOWED |= {"cudaGetErrorString", "cudaSuccess", "cudaError_t"}
-OPERATORS = [op for op in EXAMPLES if op != "ObserveSink"]  # that one runs on the CPU
+OPERATORS = [op for op in EXAMPLES if op not in ("ObserveSink", "ConvLowBit")]  # these run on the CPU
 
 
 def test_only_one_file_calls_the_runtime_for_more_than_launches():

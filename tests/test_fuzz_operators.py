@@ -49,6 +49,9 @@ def changed(draw, case: Case) -> Case:
         value = case.attributes[name]
         if isinstance(value, str):
             return case
+        if isinstance(value, tuple):
+            numbers = st.lists(st.sampled_from([-1, 0, 1, 2, 3, 5, 7, 40, 2**31, 2**62]), max_size=5)
+            return dataclasses.replace(case, attributes={**case.attributes, name: tuple(draw(numbers))})
         near = [value - 1, value + 1, value * 2]
         value = type(value)(draw(st.sampled_from([*near, *ATTRIBUTES])))
         value = value if isinstance(value, float) else min(max(value, -(2**63)), 2**63 - 1)
