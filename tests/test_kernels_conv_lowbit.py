@@ -1,4 +1,4 @@
-"""Convolutions with a low-bit weight: kernel = function body = onnx.reference, for every format, window, type and tier."""
+"""Convolutions with a low-bit weight: kernel = function body = onnx.reference, by format, window, type and tier."""
 
 import dataclasses
 

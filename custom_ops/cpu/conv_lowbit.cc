@@ -177,7 +177,8 @@ class ConvLowBit {
       context.parallel(parts * panel_tasks, [&](size_t task) {
         alignas(64) float sums[kMaxTokens * kPanel];
         const size_t first = task / panel_tasks * kMaxTokens, panels = task % panel_tasks * per_task;
-        const size_t tokens = std::min(kMaxTokens, end - begin - first), filled = std::min(kMaxTokens, runs * together - first);
+        const size_t tokens = std::min(kMaxTokens, end - begin - first);
+        const size_t filled = std::min(kMaxTokens, runs * together - first);
         for (size_t panel = panels; panel < std::min(panels + per_task, weight.panels); ++panel) {
           exact_.multiply(weight, panel, columns, together, first, filled, sums);
           store(job, panel, sums, begin + first, tokens);
