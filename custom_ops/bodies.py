@@ -159,13 +159,14 @@ MATMUL_LOW_BIT = f"""
   x_used = Cast <to = 1> (x)
 {_MULTIPLY}"""
 
-# Images: y = x convolved with w [N, channels, kernel height, kernel width], in float32.
+# Images: y = x convolved with w [N, kernel height, kernel width, channels], in float32.
 CONV_LOW_BIT = f"""
   values = Identity (table)
 {LOW_BIT_WEIGHT}
   kernel_of_image = Constant <value_ints: ints = @kernel_shape> ()
-  image_shape_of_w = Concat <axis = 0> (first, last, kernel_of_image)
-  w_of_image = Reshape (w, image_shape_of_w)
+  image_shape_of_w = Concat <axis = 0> (first, kernel_of_image, last)
+  w_by_channels = Reshape (w, image_shape_of_w)
+  w_of_image = Transpose <perm = [0, 3, 1, 2]> (w_by_channels)
   x_32 = Cast <to = 1> (x)
   product = Conv <strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations> (x_32, w_of_image)
   bias_32 = Cast <to = 1> (bias)

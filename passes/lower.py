@@ -4,7 +4,7 @@
    accuracy_level is always written: without it ONNX Runtime may quantize the activations to 8 bits, as it does when it
    fuses DequantizeLinear + MatMul by itself (relative error 5e-3 on an exact graph).
 2. The target says "lowbit" for the bits that the codes of a weight really use (3 bits are stored as uint4 until here):
-   MatMul and Gemm become our MatMulLowBit, whose codes are packed to the bit.
+   MatMul and Gemm become our MatMulLowBit, Conv our ConvLowBit, whose codes are packed to the bit.
 3. Otherwise a Gemm with transB is turned round: ONNX Runtime fuses DequantizeLinear + Gemm only without it, and decodes
    the weight at every run with it.
 4. The target's `tables` says "rows": Gather of rows from a dequantized 8-bit table gathers codes and scales, then
@@ -28,6 +28,7 @@ from qonnx.custom_ops.lowbit import LowBitWeight
 from qonnx.custom_ops.ops import add_to_model
 from qonnx.custom_ops.products import product
 from qonnx.passes.base import Change, Pass
+from qonnx.passes.lower_convolutions import CONV_LOW_BIT, convolution, convolution_weight
 from qonnx.passes.rewire import (
     array,
     bodies,
@@ -72,6 +73,10 @@ class Lower(Pass):
                     yield self._multiply(node, weight, packed[key], bias)
                 elif bias is not None and (levels := self._levels(weight)):
                     yield self._low_bit(model, node, weight, levels, bias)
+                elif (kernel := convolution_weight(node)) and self._wants(kernel.levels):
+                    _stand_in(node, convolution(model, node, kernel))
+                    what = f"{CONV_LOW_BIT}, {kernel.layout.bits:g} bits, block {kernel.block}"
+                    yield Change(node.name or node.inputs[1].name, what)
                 elif weight is not None and node.op_type == "Gemm" and integer(node, "transB", 0):
                     yield turn(node)
                 elif self.target.tables == "rows" and _gathers_rows(node):
@@ -94,8 +99,11 @@ class Lower(Pass):
         """Case 2: how many codes there are if the target wants them packed, else 0."""
         if weight.dtype.bitwidth == 8 and not weight.block:  # a whole byte, whatever its codes happen to be
             return 0
-        bits = max(int((weight.codes - _lowest(weight)).max()).bit_length(), 1)
-        return 2**bits if self.target.weight_only.get(str(bits)) == "lowbit" else 0
+        levels = 2 ** max(int((weight.codes - _lowest(weight)).max()).bit_length(), 1)
+        return levels if self._wants(levels) else 0
+
+    def _wants(self, levels: int) -> bool:
+        return self.target.weight_only.get(str(levels.bit_length() - 1)) == "lowbit"
 
     def _low_bit(self, model: ir.Model, node: ir.Node, weight: StoredWeight, levels: int, bias: np.ndarray) -> Change:
         lowest = _lowest(weight)

@@ -1,7 +1,8 @@
 // ConvLowBit: a convolution of images with a weight of 1 to 8 bits a number, in float32.
 //
 // Inputs: X [batch, channels, height, width]; codes, scale, zero_point and table as of MatMulLowBit, of the weight
-// [N, K] with K = channels · kernel height · kernel width; bias, [N] or [1]. Attributes K, N, block_size, levels,
+// [N, K] with K = kernel height · kernel width · channels, channels fastest, so that blocks of channels at one place of
+// the kernel are blocks of a row; bias, [N] or [1]. Attributes K, N, block_size, levels,
 // codes_per_word, bytes_per_word; kernel_shape [2], strides [2], pads [4] (top, left, bottom, right), dilations [2].
 // Y [batch, N, output height, output width].
 //
@@ -209,7 +210,7 @@ class ConvLowBit {
         neighbours = neighbours && from[i] != kOutside && from[i] == from[0] + i;
       }
       const float* x = job.x;
-      for (size_t channel = 0, k = tap; channel < channels; ++channel, k += taps_, x += image) {
+      for (size_t channel = 0, k = tap * channels; channel < channels; ++channel, ++k, x += image) {
         float* out = to + (weight.padded() ? weight.padded_place(k) : k) * together;
         if (neighbours && together == kMostTogether) std::memcpy(out, x + from[0], kMostTogether * sizeof(float));
         else
