@@ -17,6 +17,9 @@ FORMS += [(256, 12, 4), (1024, 2, 2), (8, 1, 1), (256, 16, 1), (512, 4, 1)]
 # outputs, vectors, block, rows of x, processors: every regime, full tiles and ragged, blocks that cut vectors, splits
 SHAPES = [(64, 32, 10**6, 8, 1), (1, 5, 48, 1, 1), (70, 23, 64, 13, 2), (33, 200, 100, 3, 4), (140, 20, 37, 70, 1)]
 SHAPES += [(130, 160, 10**6, 5, 8), (16, 9, 10**6, 17, 1)]
+# Outputs enough for sums of x with every entry: one group and many, one row of x and two, one slab a block and all
+SUMS = [(2050, 40, 10**6, 1, 3), (2049, 24, 64, 2, 200), (2300, 21, 100, 1, 227), (2048, 16, 10**6, 2, 5)]
+SUMS_FORMS = [(256, 8, 2), (256, 8, 1), (16, 4, 3), (256, 16, 1), (64, 6, 2), (128, 12, 4)]
 
 
 def case(form, shape, book_type=np.float32):
@@ -57,3 +60,13 @@ def check_all(device: Device) -> None:
         for shape in (SHAPES[0], SHAPES[2], SHAPES[4], (70, 130, 100, 8, 1)):
             check_product(device, FORMS[0], op, np.float16, shape, np.float16)
         check_branch(device, op, np.float16, 40, 5)
+        check_product(device, FORMS[0], op, np.float16, SUMS[3], np.float16)
+
+
+def check_few(device: Device) -> None:
+    """The least that runs every line of the code-book kernels."""
+    for op in (EXACT, INT8):
+        check_product(device, FORMS[0], op, np.float16, (70, 40, 64, 13, 2), np.float16)
+        check_product(device, FORMS[0], op, np.float16, (33, 9, 48, 70, 1), np.float16)
+        check_product(device, FORMS[0], op, np.float16, (2048, 8, 10**6, 1, 2), np.float16)
+    check_branch(device, EXACT, np.float16, 40, 5)

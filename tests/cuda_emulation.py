@@ -253,12 +253,16 @@ class Packed:
     def pointers(self) -> list[ctypes.c_void_p]:
         return [ctypes.c_void_p(pointer(array)) for array in self.arrays]
 
-    def plan(self, dtype: np.dtype | type, rows: int, processors: int, rank: int = 0) -> tuple[Plan, int]:
+    def plan(
+        self, dtype: np.dtype | type, rows: int, processors: int, rank: int = 0, shared: int = 99 << 10
+    ) -> tuple[Plan, int]:
         """The choice for that many rows of x on a device of so many processors, and the bytes of workspace."""
         three = (ctypes.c_int * 3)()
         element = ELEMENTS[np.dtype(dtype)]
-        size = self.library.emulated_plan(self.pack, element, ctypes.c_int64(rows), processors, rank, three)
-        return Plan(("few", "some", "many", "lean")[three[0]], three[1], three[2]), size
+        size = self.library.emulated_plan(
+            self.pack, element, ctypes.c_int64(rows), processors, ctypes.c_size_t(shared), rank, three
+        )
+        return Plan(("few", "some", "many", "lean", "sums")[three[0]], three[1], three[2]), size
 
 
 def math_of(dtype: np.dtype | type, quantized: bool) -> int:
@@ -384,7 +388,7 @@ class Device:
         wide = None if bias is None else guarded(bias.astype(np.float32))
         rank = 0 if branch is None else branch[0].shape[1]
         kind = np.float16 if job.element > 2 else x.dtype
-        _, size = packed.plan(kind, len(x), processors, rank)
+        _, size = packed.plan(kind, len(x), processors, rank, shared)
         workspace = unwritten(((size + 15) // 16 * 16,), np.uint8)
         job.x, job.rows, job.bias, job.workspace = pointer(x), len(x), pointer(wide), pointer(workspace)
         factors = [] if branch is None else [guarded(factor.astype(np.float32)) for factor in branch]

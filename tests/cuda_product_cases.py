@@ -46,3 +46,10 @@ def check_all(device: Device) -> None:
         for shape in (SHAPES[2], SHAPES[3], SHAPES[5], SHAPES[6], (70, 1300, 64, 8, 1)):
             check_product(device, "b4/rows", op, np.float16, shape)
     check_product(device, "b4", EXACT, np.float16, (64, 256, 64, 3, 1))  # nothing in the workspace lies behind x
+
+
+def check_few(device: Device) -> None:
+    """The least that runs every line of the product kernels."""
+    for op in (EXACT, INT8):
+        for shape in ((70, 130, 32, 16, 2), (33, 200, 100, 2, 8), (40, 96, 48, 70, 1)):
+            check_product(device, "b4/rows", op, np.float16, shape)

@@ -36,3 +36,10 @@ def check_all(device) -> None:
         check_rotation(device, (count, columns), order, block, np.float16)
     for count, columns, block in ROWS:
         check_quantized_rows(device, (count, columns), block, np.float32)
+
+
+def check_few(device) -> None:
+    """The least that runs every line of the kernels."""
+    for count, columns, order, block in ((2, 192, 96, 48), (1, 1536, 192, 384)):
+        check_rotation(device, (count, columns), order, block, np.float16)
+    check_quantized_rows(device, (2, 100), 32, np.float32)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from qonnx.custom_ops.codebook import EXACT, INT8
-from tests.cuda_codebook_cases import DTYPES, FORMS, SHAPES, check_branch, check_product
+from tests.cuda_codebook_cases import DTYPES, FORMS, SHAPES, SUMS, SUMS_FORMS, case, check_branch, check_product
 from tests.cuda_emulation import SCHEDULES, Device, PackedCodebook, build, needs_compiler
 from tests.test_kernels_codebook import check, numbers, weight_of
 
@@ -62,6 +62,30 @@ def test_any_room_for_tables_gives_the_same_bits(device, form, op, shared):
 
 
 @operators
+@pytest.mark.parametrize("form", SUMS_FORMS, ids=str)
+def test_one_or_two_rows_of_x_are_looked_up_as_sums(device, form, op):
+    """Both sizes of tables; float32 in three planes, float16 and bfloat16."""
+    for i, shape in enumerate(SUMS):
+        dtype, shared = DTYPES[i % 3], (99, 163)[i % 2] << 10
+        packed = PackedCodebook(device, case(form, shape), dtype, op == INT8)
+        regime = packed.plan(dtype, shape[3], shape[4], shared=shared)[0].regime
+        assert (regime == "sums") == (form[1] > 4 or op == EXACT)
+        check_product(device, form, op, dtype, shape, (np.float16, np.float32)[i % 2], shared)
+
+
+def test_sums_are_for_few_rows_of_large_weights_and_devices_with_room(device):
+    packed = PackedCodebook(device, case((256, 8, 1), SUMS[0]), np.float16, False)
+    assert [packed.plan(np.float16, rows, 8)[0].regime for rows in (1, 2, 3, 9, 17)] == ["sums"] * 2 + [
+        "few",
+        "some",
+        "many",
+    ]
+    assert packed.plan(np.float16, 1, 8, shared=48 << 10)[0].regime == "few"
+    small = PackedCodebook(device, case((256, 8, 1), (2000, 8, 10**6, 1, 1)), np.float16, False)
+    assert small.plan(np.float16, 1, 8)[0].regime == "few"
+
+
+@operators
 def test_books_of_equal_size_that_fill_a_byte(device, op):
     """Two books whose largest numbers are 63.5 steps each: their sum, 128, does not fit in a byte."""
     weight = weight_of(40, 64, 64, books=2, levels=16)
@@ -82,7 +106,9 @@ def test_books_of_any_size(device, op, size):
 
 
 @operators
-@pytest.mark.parametrize("shape", [(70, 160, 100, 8, 1), (64, 80, 32, 16, 2), (128, 24, 64, 64, 1)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(70, 160, 100, 8, 1), (64, 80, 32, 16, 2), (128, 24, 64, 64, 1), (2048, 6, 10**6, 1, 1)], ids=str
+)
 def test_every_schedule_gives_the_same_bits(device, shape, op):
     results = set()
     for seed in SCHEDULES:

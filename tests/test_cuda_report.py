@@ -6,7 +6,7 @@ import pytest
 from qonnx.custom_ops.cuda.report.__main__ import WRITTEN, report
 from qonnx.custom_ops.cuda.report.compiled import ARCHITECTURES, SOURCES, USUAL, kernels_of, load, name_of
 from qonnx.custom_ops.cuda.report.roofline import CARDS, FORMS, estimate, usual_kernel
-from qonnx.custom_ops.cuda.report.work import Form, Packed, Work, resident
+from qonnx.custom_ops.cuda.report.work import Form, Packed, Work, most_in_one, resident
 from tests.cuda_codebook_cases import weight_of as codebook_weight
 from tests.cuda_emulation import Device, PackedCodebook, PackedLowBit, build, needs_compiler
 from tests.low_bit_cases import weight_of as low_bit_weight
@@ -81,6 +81,24 @@ def test_the_emulated_device_does_the_work_that_is_counted(device, form, kind, b
     assert counted["multiplies"] == work.multiplies
 
 
+@needs_compiler
+@pytest.mark.parametrize("form", [form for form in SAME if form[0].books], ids=str)
+def test_products_by_sums_are_divided_as_is_counted(device, form):
+    weight = codebook_weight(2100, 256, 256, books=form[0].books, book_type=np.float16)
+    packed = PackedCodebook(device, weight, np.float16, form[0].int8)
+    for rows, processors in ((1, 3), (2, 40), (1, 1000)):
+        work = Work(Packed(form[0], 2100, 256), rows, processors, 99 << 10)
+        plan, workspace = packed.plan(np.float16, rows, processors)
+        assert plan[:2] == (work.regime, work.splits) and work.regime == "sums"
+        assert workspace >= work.workspace_bytes
+
+
+def test_lanes_that_meet_in_a_bank():
+    assert most_in_one(1, 8) == 1, "a copy for each lane"
+    assert most_in_one(2, 1) == pytest.approx(1.5), "two balls, two bins"
+    assert most_in_one(2, 4) == pytest.approx(2 - 0.5**4) and 2.5 < most_in_one(8, 1) < 2.7
+
+
 def test_blocks_that_a_processor_holds():
     assert resident(128, 256, 10 << 10, processor_shared=100 << 10, most_threads=1536) == 2, "by registers"
     assert resident(32, 256, 40 << 10, processor_shared=100 << 10, most_threads=1536) == 2, "by shared memory"
@@ -105,7 +123,7 @@ def test_memory_is_read_once_at_few_rows():
         for form in (form for form in FORMS if form.bits in (4, 8, 16)):  # other indices are stored in 16 bits
             for rows in (1, 16):
                 assert estimate(card, form, rows, kernels).moved <= 1.1, (card.name, form.name, rows)
-    usual = usual_kernel(kernels, FORMS[0], "few", 80)
+    usual = usual_kernel(kernels, Work(Packed(FORMS[0], 4096, 4096), 1, 108, 163 << 10), 80)
     assert usual.instructions["16-byte copies"] >= 8
 
 

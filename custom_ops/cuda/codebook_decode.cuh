@@ -39,35 +39,37 @@ struct CodebookCodes {
   }
 
   // Of the rows g and g + 8, for each vector of the step in turn.
-  QONNX_DEVICE_MEMBER void read_indices(const Values& values, int book, int block, uint32_t (&index)[2 * per]) const {
+  template <bool wide>
+  QONNX_DEVICE_MEMBER void read_indices(int book, int block, uint32_t (&index)[2 * per]) const {
     const int at = (book * blocks + block) * 32 + threadIdx.x % 32;
-    uint32_t packed[per];
-    if constexpr (per == 1) {
-      packed[0] = values.wide ? reinterpret_cast<const uint32_t*>(unit)[at]
-                              : permute_bytes(reinterpret_cast<const uint16_t*>(unit)[at], 0, 0x7170);
-    } else if (values.wide) {
-      const uint2 pair = reinterpret_cast<const uint2*>(unit)[at];
-      packed[0] = pair.x, packed[1] = pair.y;
+    if constexpr (wide) {
+      uint32_t packed[per];
+      if constexpr (per == 1) {
+        packed[0] = reinterpret_cast<const uint32_t*>(unit)[at];
+      } else {
+        const uint2 pair = reinterpret_cast<const uint2*>(unit)[at];
+        packed[0] = pair.x, packed[1] = pair.y;
+      }
+#pragma unroll
+      for (int i = 0; i < per; ++i) index[2 * i] = packed[i] & 0xffff, index[2 * i + 1] = packed[i] >> 16;
+    } else if constexpr (per == 1) {
+      const uint32_t two = reinterpret_cast<const uint16_t*>(unit)[at];
+      index[0] = two & 0xff, index[1] = two >> 8;
     } else {
       const uint32_t four = reinterpret_cast<const uint32_t*>(unit)[at];
-      packed[0] = permute_bytes(four, 0, 0x7170), packed[1] = permute_bytes(four, 0, 0x7372);
-    }
 #pragma unroll
-    for (int i = 0; i < per; ++i) {
-      index[2 * i] = packed[i] & 0xffff;
-      index[2 * i + 1] = packed[i] >> 16;
-#if FAULT(codebook_swapped_rows)
-      const uint32_t first = index[2 * i];
-      index[2 * i] = index[2 * i + 1], index[2 * i + 1] = first;
-#endif
+      for (int i = 0; i < 4; ++i) index[i] = four >> 8 * i & 0xff;
     }
+#if FAULT(codebook_swapped_rows)
+    const uint32_t first = index[0];
+    index[0] = index[1], index[1] = first;
+#endif
   }
 
-  QONNX_DEVICE_MEMBER static void read_piece(const Values& values, const char* books, uint32_t entry,
+  QONNX_DEVICE_MEMBER static void read_piece(const Values& values, const char* books, uint32_t offset,
                                              uint32_t (&word)[words]) {
     if (values.shared_bytes) {
-      const uint32_t copy = threadIdx.x & ((1u << values.copies_log2) - 1);
-      const char* from = books + ((entry << values.copies_log2) + copy) * piece_bytes;
+      const char* from = books + offset;
       if constexpr (words == 4) {
         const uint4 piece = *reinterpret_cast<const uint4*>(from);
         word[0] = piece.x, word[1] = piece.y, word[2] = piece.z, word[3] = piece.w;
@@ -78,7 +80,7 @@ struct CodebookCodes {
         word[0] = *reinterpret_cast<const uint32_t*>(from);
       }
     } else {
-      load_past_l1(values.tables + static_cast<size_t>(entry) * piece_bytes, word);
+      load_past_l1(values.tables + offset, word);
     }
   }
 
@@ -87,19 +89,26 @@ struct CodebookCodes {
   QONNX_DEVICE_MEMBER static void fragments(const CodebookCodes (&codes)[tiles], int step, const Values& values,
                                             const char* books, Use use) {
     const int block = step * per_step / (vector * per), piece = step * per_step % vector / piece_numbers;
+    const uint32_t copy = (threadIdx.x & ((1u << values.copies_log2) - 1)) * piece_bytes;
 #pragma unroll 1
     for (int book = 0; book < values.books; ++book) {
       uint32_t index[tiles][2 * per];
+      if (values.wide) {
 #pragma unroll
-      for (int tile = 0; tile < tiles; ++tile) codes[tile].read_indices(values, book, block, index[tile]);
+        for (int tile = 0; tile < tiles; ++tile) codes[tile].template read_indices<true>(book, block, index[tile]);
+      } else {
+#pragma unroll
+        for (int tile = 0; tile < tiles; ++tile) codes[tile].template read_indices<false>(book, block, index[tile]);
+      }
 #pragma unroll 1
       for (int plane = 0; plane < values.planes; ++plane) {
-        const uint32_t first = ((book * values.planes + plane) * pieces + piece) * values.levels;
+        const uint32_t table = (book * values.planes + plane) * pieces + piece;
+        const uint32_t first = table * values.table_bytes + copy;
 #pragma unroll
         for (int tile = 0; tile < tiles; ++tile) {
           uint32_t word[2 * per][words];
 #pragma unroll
-          for (int i = 0; i < 2 * per; ++i) read_piece(values, books, first + index[tile][i], word[i]);
+          for (int i = 0; i < 2 * per; ++i) read_piece(values, books, first + index[tile][i] * values.stride, word[i]);
           if constexpr (per == 2) {
             const uint32_t a[4] = {word[0][0], word[1][0], word[2][0], word[3][0]};
             use(tile, 0, a);

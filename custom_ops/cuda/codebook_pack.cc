@@ -131,6 +131,8 @@ CodebookPack pack_codebook(const CodebookSource& source, Math math) {
   const int padded_group = divided_up(int64_t{most} * pack.padded_vector, kUnit) * kUnit;
   set_geometry(weight, source.rows, {source.columns, group, padded_group, length, pack.padded_vector, true});
   weight.unit_bytes = kTile * kUnit / pack.padded_vector * source.books * (pack.values.wide ? 2 : 1);
+  const int per = std::max(1, (math == Math::int8 ? 8 : 4) / pack.padded_vector);
+  weight.segments = !pack.values.wide && per == 1 ? source.books * kOwned / pack.padded_vector : 0;
   set_parameters(pack, source.scale, {0.0f});
   set_tables(pack, source);
   if (pack.values.wide) set_indices<uint16_t>(pack, source);

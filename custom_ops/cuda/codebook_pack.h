@@ -32,6 +32,7 @@ struct CodebookValues {
   // In shared memory, when there: every piece so many times side by side (a power of two), so that the threads of a
   // warp read different banks.
   int shared_bytes, copies_log2;
+  uint32_t stride, table_bytes;  // where they are read: from a piece to that of the next level, to the next table
 };
 
 struct CodebookPack : Pack {

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "codebook_decode.cuh"
+#include "codebook_sums.cuh"
 #include "product_tile.cuh"
 
 namespace qonnx::cuda {
@@ -17,26 +18,31 @@ using CodebookMany = Tile<Codes, 4, 2, 2, 8, 3>;
 template <class Codes>
 using CodebookLean = Tile<Codes, 2, 2, 1, 2, 2>;
 
-// As many copies of the tables as shared memory has room for and as the codes of a block are worth; none where not even
-// one fits: then they are read from the L2 cache.
+// As many copies of the tables as shared memory has room for and as a quarter of what a block reads of them is worth: they
+// keep its threads from meeting in a bank. None where not even one fits: then they are read from the L2 cache.
 template <class T, class Codes>
 CodebookValues with_copies(CodebookValues values, const Job& job, const Device& device) {
-  constexpr int kMost = 64 << 10;  // of more than one copy
+  constexpr int kMost = 128 << 10;  // of more than one copy
   const int64_t once = int64_t{values.books} * values.planes * values.levels * Codes::vector * Codes::size;
   const int64_t room = static_cast<int64_t>(device.shared_bytes) - static_cast<int64_t>(T::shared_bytes(job));
-  const int64_t worth = int64_t{job.units_per_split} * T::block_tiles * job.unit_bytes;
-  const int64_t most = std::min({room, int64_t{kMost}, worth});
+  const int64_t read = int64_t{job.units_per_split} * T::block_tiles * kTile * kUnit * Codes::size * values.books;
+  const int64_t most = std::min({room, int64_t{kMost}, read / 4});
   values.shared_bytes = values.copies_log2 = 0;
+  values.stride = Codes::piece_bytes;
+  values.table_bytes = values.stride * values.levels;
   if (once > room) return values;
   while (2 * Codes::piece_bytes << values.copies_log2 <= 128 && 2 * once << values.copies_log2 <= most)
     ++values.copies_log2;
   values.shared_bytes = static_cast<int>((once << values.copies_log2));
+  values.stride = Codes::piece_bytes << values.copies_log2;
+  values.table_bytes = values.stride * values.levels;
   return values;
 }
 
 template <Math math>
 Failure run_codebook_tiles(const CodebookPack& pack, const char* tables, const Plan& plan, const Job& job,
                            const Device& device, Stream stream) {
+  if (plan.regime == Regime::sums) return run_codebook_sums<math>(pack, tables, plan, job, device, stream);
   CodebookValues values = pack.values;
   values.tables = tables;
   const auto run = [&]<int vector>() {

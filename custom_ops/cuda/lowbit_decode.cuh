@@ -6,7 +6,7 @@
 // The bits of a code are split over planes of 4, 2 and 1 bits (8 bits: one plane), each with the codes of a register at
 // one place of all halves (bytes), so that a shift and a mask give the register's codes:
 //   float: 4 bits: word r / 4 at 4 (r % 4); 2 bits: word r / 8 at 2 (r % 8); 1 bit: at r; 8 bits: word r / 2 at 8 (r % 2)
-//   int8:  4 bits: word r / 2 at 4 (r % 2); 2 bits: word r / 4 at 2 (r % 4); 1 bit: at r; 8 bits: word r
+//   int8:  4 bits: word r / 2 at 4 (r % 2) (alone: with the highest bit flipped, a signed nibble); 2 bits: word r / 4 at 2 (r % 4); 1 bit: at r; 8 bits: word r
 // A code in the low bits of 1024 (float16) or 128 (bfloat16) is that number plus the code: one fused multiply-add takes
 // it off again, with the zero point. Codes that index a table lie four to 16 bits, the selectors of byte permutations:
 //   float: word r / 4 at 16 (j / 2) + 8 (j % 2) + 4h; int8: word r / 2 at 16 (r % 2) + 4i
@@ -126,7 +126,10 @@ struct LowBitCodes {
 
   QONNX_DEVICE_MEMBER uint32_t number(int step, int j, const Values& values) const {
     const int r = 4 * step + j;
-    if constexpr (math == Math::int8) return bits == 8 ? codes<4>(r) ^ 0x80808080 : codes<4>(r);
+    if constexpr (math == Math::int8) {
+      if constexpr (bits == 4) return (r % 2 ? words[r / 2] : words[r / 2] << 4) & 0xf0f0f0f0;  // 16 · (code − 8)
+      return bits == 8 ? codes<4>(r) ^ 0x80808080 : codes<4>(r);
+    }
     if constexpr (math == Math::float16) {
       constexpr uint32_t kOne = 0x3c003c00, kSixteenth = 0x2c002c00, k1024 = 0x64006400;
       if constexpr (bits == 4) {  // every second register without a shift: 1024 + 16 · code

@@ -39,6 +39,9 @@ void place_of(Math math, int lane, int r, int i, int& row, int& column) {
   column = math == Math::int8 ? 32 * step + 4 * t + 16 * (j / 2) + i : 16 * step + 2 * t + 8 * (j / 2) + i;
 }
 
+// Four bits as a signed byte of their own: 16 · (code − 8), which takes the usual zero point off.
+bool is_signed(const LowBitPack& pack) { return pack.weight.math == Math::int8 && pack.bits == 4 && !pack.table; }
+
 void pack_unit(const LowBitPack& pack, const uint8_t* unit, uint32_t* words) {
   const bool integer = pack.weight.math == Math::int8;
   const int count = integer ? 4 : 2, registers = integer ? 8 : 16, bits = pack.bits;
@@ -47,7 +50,7 @@ void pack_unit(const LowBitPack& pack, const uint8_t* unit, uint32_t* words) {
       for (int i = 0; i < count; ++i) {
         int row, column;
         place_of(pack.weight.math, lane, r, i, row, column);
-        const uint32_t code = unit[row * kUnit + column];
+        const uint32_t code = unit[row * kUnit + column] ^ (is_signed(pack) ? 8 : 0);
         // `before`: words of the planes before this one; `vector`: words that a thread loads at once
         const auto put = [&](int before, int vector, Spot spot, uint32_t part) {
           words[before * 32 + spot.word / vector * vector * 32 + lane * vector + spot.word % vector] |= part
@@ -122,7 +125,7 @@ void check_table(const LowBitSource& source) {
 
 // Which part of the zero point the decoding takes off (an integer), for all rows alike.
 float folded_zero(const LowBitPack& pack, const std::vector<float>& zero) {
-  if (pack.weight.math == Math::int8) return pack.bits == 8 && !pack.table ? 128 : 0;
+  if (pack.weight.math == Math::int8) return is_signed(pack) || (pack.bits == 8 && !pack.table) ? 128 : 0;
   const bool uniform = std::all_of(zero.begin(), zero.end(), [&](float z) { return z == zero[0]; });
   return !pack.table && uniform && zero[0] == std::trunc(zero[0]) && zero[0] >= 0 && zero[0] <= 128 ? zero[0] : 0;
 }
@@ -170,7 +173,7 @@ LowBitPack pack_lowbit(const LowBitSource& source, Math math) {
   pack.table = !counts_up(source);
   pack.bits = pack.table ? kTableBits : std::bit_width(source.layout.levels - 1);
   weight.unit_bytes = kTile * kUnit / 8 * pack.bits;
-  weight.factor = 1;
+  weight.factor = is_signed(pack) ? 1.0f / 16 : 1;
   if (pack.table) {
     check_table(source);
     weight.factor = set_table(source.table, static_cast<int>(source.layout.levels), math, pack.values);
@@ -197,7 +200,7 @@ std::vector<float> offsets_of(const LowBitPack& pack, const LowBitSource& source
       const size_t at = static_cast<size_t>(row) * weight.groups + k / weight.columns.group;
       const int code = codes[k];
       const double value =
-          pack.table ? static_cast<int8_t>(pack.values.table[0][code / 4] >> 8 * (code % 4)) : double(code);
+          pack.table ? static_cast<int8_t>(pack.values.table[0][code / 4] >> 8 * (code % 4)) : code / static_cast<double>(weight.factor);
       const double zero = static_cast<double>(source.zero[source.zeros == 1 ? 0 : at]) / weight.factor;
       sum += static_cast<double>(source.scale[at]) * (value - zero);
     }

@@ -31,6 +31,30 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(const Sums job) {
   write_output(job.epilogue, m, n, sum);
 }
 
+// The same of many parts for few rows: 32 outputs by a block, of which each warp adds up some of the parts.
+struct ManySums {
+  const float* partials;  // [parts, rows, pitch]
+  int parts, rows, pitch;
+  Epilogue epilogue;
+};
+
+__global__ void __launch_bounds__(kThreads) finish_many_kernel(const ManySums job) {
+  QONNX_SHARED(shared);
+  auto* sums = reinterpret_cast<float*>(shared);
+  const int lane = threadIdx.x % 32, n = blockIdx.y * 32 + lane;
+  const size_t m = blockIdx.x, step = static_cast<size_t>(job.rows) * job.pitch, at = m * job.pitch + n;
+  float sum = 0;
+  if (n < job.pitch)
+    for (int part = threadIdx.x / 32; part < job.parts; part += kThreads / 32) sum += job.partials[part * step + at];
+  sums[threadIdx.x] = sum;
+#if !FAULT(sums_finish_barrier)
+  __syncthreads();
+#endif
+  if (threadIdx.x >= 32 || n >= job.epilogue.outputs) return;
+  for (int warp = 1; warp < kThreads / 32; ++warp) sum += sums[32 * warp + lane];
+  write_output(job.epilogue, m, n, sum);
+}
+
 constexpr size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
 int divided_up(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
@@ -38,12 +62,13 @@ int divided_up(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b);
 int units_per_split(int units, int splits, int depth) { return divided_up(divided_up(units, splits), depth) * depth; }
 
 // Splits of the columns for `blocks` blocks of `shape`. Few rows are bound by reading: enough blocks keep all processors
-// at it. Many are bound by arithmetic: the processor with most blocks decides. What a block costs beside its units is
+// at it. Many, and vectors of code books, are bound by what a processor does: the one with most blocks decides. What a
+// block costs beside its units is
 // one more (its stages fill first), and three for partial sums: 32 KB each way through the L2 cache, in the time in which
 // tensor cores multiply three units of a tile.
-int splits_of(const TileShape& shape, Regime regime, int blocks, int units, int processors) {
+int splits_of(const TileShape& shape, bool by_time, int blocks, int units, int processors) {
   const int useful = std::max(1, units / (2 * shape.depth));  // fewer rounds of its warps are not worth the sums
-  if (regime != Regime::many) return std::clamp(divided_up(int64_t{shape.blocks} * processors, blocks), 1, useful);
+  if (!by_time) return std::clamp(divided_up(int64_t{shape.blocks} * processors, blocks), 1, useful);
   int best = 1;
   int64_t least = 0;
   for (int splits = 1; splits <= std::min(useful, 16); ++splits) {
@@ -52,6 +77,15 @@ int splits_of(const TileShape& shape, Regime regime, int blocks, int units, int 
     if (splits == 1 || time < least) best = splits, least = time;
   }
   return best;
+}
+
+void set_splits(Plan& plan, const Weight& weight, const Device& device) {
+  const TileShape& shape = shape_of(weight.codebooks, plan.regime);
+  const int blocks = divided_up(weight.rows, shape.outputs) * divided_up(plan.rows, shape.tokens);
+  const bool by_time = plan.regime == Regime::many || (weight.codebooks && plan.regime != Regime::lean);
+  const int splits = splits_of(shape, by_time, blocks, weight.units, device.processors);
+  plan.units_per_split = units_per_split(weight.units, splits, shape.depth);
+  plan.splits = divided_up(weight.units, plan.units_per_split);
 }
 
 }  // namespace
@@ -63,17 +97,23 @@ Plan plan_of(const Weight& weight, Element element, int64_t rows, const Device& 
   plan.stride = divided_up(plan.rows, 4) * 4;
   plan.regime = plan.rows <= 8 ? Regime::few : plan.rows <= 16 ? Regime::some : Regime::many;
   if (weight.codebooks && weight.unit_bytes > kLeanUnit) plan.regime = Regime::lean;
-  const TileShape& shape = shape_of(weight.codebooks, plan.regime);
-  const int blocks = divided_up(weight.rows, shape.outputs) * divided_up(plan.rows, shape.tokens);
-  const int splits = splits_of(shape, plan.regime, blocks, weight.units, device.processors);
-  plan.units_per_split = units_per_split(weight.units, splits, shape.depth);
-  plan.splits = divided_up(weight.units, plan.units_per_split);
+  const bool sums = weight.segments && rows <= kSumsRows && weight.tiles >= kSumsTiles && device.shared_bytes >= kSumsShared;
+  if (sums) {
+    plan.regime = Regime::sums;
+    const int slabs = weight.units * weight.segments, runs = runs_of_tiles(weight.tiles, static_cast<int>(rows));
+    plan.units_per_split = divided_up(slabs, std::clamp(device.processors / runs, 1, slabs));
+    plan.splits = divided_up(slabs, plan.units_per_split);
+  } else {
+    set_splits(plan, weight, device);
+  }
 
   const size_t row_bytes = static_cast<size_t>(weight.units) * kUnit * bytes_of(weight.math);
   plan.scales = plan.x + aligned(plan.rows * row_bytes);
   plan.sums = plan.scales + (weight.math == Math::int8 ? aligned(size_t{4} * weight.groups * plan.stride) : 0);
   plan.partials = plan.sums + (weight.sums() ? aligned(size_t{4} * weight.units * weight.slots() * plan.stride) : 0);
-  plan.down = plan.partials + (plan.partial() ? aligned(size_t{4} * plan.splits * plan.rows * weight.rows) : 0);
+  const size_t parts = sums ? size_t{4} * plan.splits * rows * weight.tiles * kTile
+                            : size_t{4} * plan.splits * plan.rows * weight.rows;
+  plan.down = plan.partials + (plan.partial() ? aligned(parts) : 0);
   plan.bytes = plan.down + sizeof(float) * rows * rank;
   return plan;
 }
@@ -136,6 +176,13 @@ Job job_of(const Weight& weight, const Plan& plan, const Product& product) {
 Failure finish(const Weight& weight, const Plan& plan, const Product& product, Stream stream) {
   if (!plan.partial()) return {};
   const Job job = job_of(weight, plan, product);
+  if (plan.regime == Regime::sums) {
+    const int pitch = weight.tiles * kTile;
+    const ManySums sums{job.partials, plan.splits, static_cast<int>(product.rows), pitch, job.epilogue};
+    const dim3 blocks{static_cast<unsigned>(product.rows), static_cast<unsigned>(divided_up(pitch, 32))};
+    return launch("sums of a matrix product", finish_many_kernel, blocks, dim3{kThreads}, sizeof(float) * kThreads,
+                  stream, sums);
+  }
   const Sums sums{job.partials, plan.splits * plan.planes, product.rows, job.epilogue};
   const dim3 blocks{static_cast<unsigned>(product.rows), static_cast<unsigned>(divided_up(weight.rows, kThreads))};
   return launch("sums of a matrix product", finish_kernel, blocks, dim3{kThreads}, size_t{0}, stream, sums);

@@ -42,6 +42,7 @@ struct Weight {
   int rows, tiles, units, unit_bytes, groups;
   Columns columns;
   bool codebooks;
+  int segments;  // slabs of a unit (codebook_sums.cuh); 0: none
   float factor;
 
   int group_steps() const { return columns.padded_group / step_of(math); }
@@ -70,10 +71,18 @@ struct Device {
 struct TileShape {
   int outputs, tokens, depth, blocks;  // depth: units that its warps take side by side
 };
-enum class Regime : int { few, some, many, lean };
+enum class Regime : int { few, some, many, lean, sums };
 // Blocks of code-book products copy the books into shared memory first, so they are larger and fewer; indices of more
 // than four bits a number take a lean tile at any number of rows.
 constexpr int kLeanUnit = kTile * kUnit / 2;  // bytes
+// Sums of x with every entry of a book (codebook_sums.cuh): threads of a block, tiles that a thread holds at most, and
+// what makes the sums worth their making: outputs that read them.
+constexpr int kSumsThreads = 512, kSumsPasses = 8, kSumsRows = 2, kSumsTiles = 128;
+constexpr size_t kSumsShared = 66 << 10;
+constexpr int runs_of_tiles(int tiles, int rows) {
+  const int most = kSumsThreads / 4 * (kSumsPasses / rows);
+  return (tiles + most - 1) / most;
+}
 constexpr TileShape kLowBitTiles[] = {{64, 8, 4, 2}, {64, 16, 4, 2}, {128, 64, 1, 2}};
 constexpr TileShape kCodebookTiles[] = {{128, 8, 4, 1}, {128, 16, 4, 1}, {128, 64, 2, 1}, {32, 16, 2, 2}};
 constexpr const TileShape& shape_of(bool codebooks, Regime regime) {
@@ -86,9 +95,9 @@ struct Plan {
   int planes;           // float32 is three bfloat16 numbers, each plane a row of its own
   int rows;             // of x times planes
   int stride;           // rows rounded up to 4
-  int splits, units_per_split;
+  int splits, units_per_split;  // of sums: slabs
   size_t x, scales, sums, partials, down, bytes;  // offsets in the workspace, and its size
-  bool partial() const { return splits * planes > 1; }
+  bool partial() const { return regime == Regime::sums || splits * planes > 1; }
 };
 
 // The only place where shapes and devices decide how a product is computed.

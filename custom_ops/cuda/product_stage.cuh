@@ -53,34 +53,58 @@ QONNX_DEVICE int exchanged(int token, int piece) {
   return T::row_pieces >= 8 ? piece ^ (token & 7) : piece ^ (token >> 1 & 3);
 }
 
-// use(i) for the numbers i below `total`, shared among the threads of a block; no loop is left of it.
-template <int total, int threads, class Use>
-QONNX_DEVICE void share(Use use) {
+// Where the 16-byte pieces of codes and of x that this thread copies lie, from the block's first tile and row on, in unit
+// 0; found once. Negative: outside.
+template <class T, class Codes>
+struct Pieces {
+  static constexpr int turns(int pieces) { return (pieces + T::threads - 1) / T::threads; }
+  static constexpr int of_tile = T::warps_units * Codes::bytes / 16;  // 0: known only to the job
+  static constexpr int codes = turns(T::block_tiles * of_tile), rows = turns(T::tokens * T::row_pieces);
+  int code[codes > 0 ? codes : 1], row[rows];
+
+  QONNX_DEVICE_MEMBER Pieces(const Job& job, int tile, int token) {
+    if constexpr (of_tile != 0) {
 #pragma unroll
-  for (int turn = 0; turn < (total + threads - 1) / threads; ++turn) {
-    const int i = turn * threads + static_cast<int>(threadIdx.x);
-    if ((turn + 1) * threads <= total || i < total) use(i);
+      for (int turn = 0; turn < codes; ++turn) {
+        const int i = turn * T::threads + static_cast<int>(threadIdx.x), t = i / of_tile;
+        const bool inside = t < T::block_tiles && tile + t < job.tiles;
+        code[turn] = inside ? t * (job.units * Codes::bytes) + i % of_tile * 16 : -16;
+      }
+    }
+#pragma unroll
+    for (int turn = 0; turn < rows; ++turn) {
+      const int i = turn * T::threads + static_cast<int>(threadIdx.x), r = i / T::row_pieces;
+#if FAULT(product_token_guard)
+      const bool inside = r < T::tokens;
+#else
+      const bool inside = r < T::tokens && token + r < job.rows;
+#endif
+      row[turn] = inside ? r * (job.units * T::unit_bytes) + i % T::row_pieces * 16 : -16;
+    }
   }
-}
+};
 
 // What follows copies the units unit … of a stage, as far as they lie before `end`; zeros for the others.
 template <class T, class Codes>
-QONNX_DEVICE void copy_codes(const Job& job, char* stage, int tile, int unit, int end) {
+QONNX_DEVICE void copy_codes(const Job& job, const Pieces<T, Codes>& pieces, char* stage, int tile, int unit, int end) {
   const int unit_bytes = T::unit_code_bytes(job), valid_bytes = (end - unit) * unit_bytes;
   const char* from = job.codes + (static_cast<size_t>(tile) * job.units + unit) * unit_bytes;
-  const auto copy = [&](int i, int t, int byte) {  // the units of a tile follow each other
-    const size_t of_tile = static_cast<size_t>(t) * (job.units * unit_bytes);
-    copy_async(stage + i * 16, from + of_tile + byte, tile + t < job.tiles && byte < valid_bytes);
-  };
   if constexpr (Codes::bytes != 0) {
-    constexpr int kPieces = T::warps_units * Codes::bytes / 16;
-    share<T::block_tiles * kPieces, T::threads>([&](int i) { copy(i, i / kPieces, i % kPieces * 16); });
+    constexpr int kOfTile = Pieces<T, Codes>::of_tile, kAll = T::block_tiles * kOfTile;
+#pragma unroll
+    for (int turn = 0; turn < Pieces<T, Codes>::codes; ++turn) {  // the units of a tile follow each other
+      const int i = turn * T::threads + static_cast<int>(threadIdx.x);
+      if (kAll % T::threads && i >= kAll) break;
+      const bool before = T::warps_units == 1 || i % kOfTile * 16 < valid_bytes;
+      copy_async(stage + i * 16, from + pieces.code[turn], pieces.code[turn] >= 0 && before);
+    }
   } else {
-    const int pieces = static_cast<int>(job.code_pieces.divisor);
+    const int of_tile = static_cast<int>(job.code_pieces.divisor);
 #pragma unroll 1
-    for (int i = threadIdx.x; i < T::block_tiles * pieces; i += T::threads) {
-      const int t = quotient(i, job.code_pieces);
-      copy(i, t, (i - t * pieces) * 16);
+    for (int i = threadIdx.x; i < T::block_tiles * of_tile; i += T::threads) {
+      const int t = quotient(i, job.code_pieces), byte = (i - t * of_tile) * 16;
+      const size_t of = static_cast<size_t>(t) * (job.units * unit_bytes);
+      copy_async(stage + i * 16, from + of + byte, tile + t < job.tiles && byte < valid_bytes);
     }
   }
 }
@@ -99,19 +123,18 @@ QONNX_DEVICE void copy_parameters(const Job& job, char* to, int tile, int unit, 
   }
 }
 
-template <class T>
-QONNX_DEVICE void copy_x(const Job& job, char* to, int token, int unit, int end) {
+template <class T, class Codes>
+QONNX_DEVICE void copy_x(const Job& job, const Pieces<T, Codes>& pieces, char* to, int token, int unit, int end) {
   const char* from = job.x + (static_cast<size_t>(token) * job.units + unit) * T::unit_bytes;
-  share<T::tokens * T::row_pieces, T::threads>([&](int i) {
-    const int row = i / T::row_pieces, piece = i % T::row_pieces;
-#if FAULT(product_token_guard)
-    const bool valid = unit + piece / T::unit_pieces < end;
-#else
-    const bool valid = token + row < job.rows && unit + piece / T::unit_pieces < end;
-#endif
-    copy_async(to + (row * T::row_pieces + exchanged<T>(row, piece)) * 16,
-               from + static_cast<size_t>(row) * (job.units * T::unit_bytes) + piece * 16, valid);
-  });
+  constexpr int kAll = T::tokens * T::row_pieces;
+#pragma unroll
+  for (int turn = 0; turn < Pieces<T, Codes>::rows; ++turn) {
+    const int i = turn * T::threads + static_cast<int>(threadIdx.x), row = i / T::row_pieces, piece = i % T::row_pieces;
+    if (kAll % T::threads && i >= kAll) break;
+    const bool before = T::warps_units == 1 || unit + piece / T::unit_pieces < end;
+    copy_async(to + (row * T::row_pieces + exchanged<T>(row, piece)) * 16, from + pieces.row[turn],
+               pieces.row[turn] >= 0 && before);
+  }
 }
 
 // Scales and sums of the rows of x.
@@ -136,10 +159,11 @@ QONNX_DEVICE void copy_of_rows(const Job& job, char* to, int token, int unit, in
 }
 
 template <class T, class Codes>
-QONNX_DEVICE void copy_stage(const Job& job, char* stage, int tile, int token, int unit, int end) {
-  copy_codes<T, Codes>(job, stage, tile, unit, end);
+QONNX_DEVICE void copy_stage(const Job& job, const Pieces<T, Codes>& pieces, char* stage, int tile, int token, int unit,
+                             int end) {
+  copy_codes<T, Codes>(job, pieces, stage, tile, unit, end);
   copy_parameters<T>(job, stage + T::parameters_at(job), tile, unit, end);
-  copy_x<T>(job, stage + T::x_at(job), token, unit, end);
+  copy_x<T, Codes>(job, pieces, stage + T::x_at(job), token, unit, end);
   if (T::integer || job.sums) copy_of_rows<T>(job, stage + T::tokens_at(job), token, unit, end);
 }
 

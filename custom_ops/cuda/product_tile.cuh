@@ -45,10 +45,11 @@ QONNX_DEVICE void load_x(const char* x, int unit, int step, uint32_t (&b)[T::tok
 #endif
 }
 
-// Where int8 sums of a unit begin: their bits are then those of the float32 number 1.5 · 2^23 + sum, below 2^22 exactly
-// (at most 64 products of 128 · 128), and no conversion is needed, which is eight times slower than an addition.
+// Where int8 sums begin: their bits are then those of the float32 number 1.5 · 2^23 + sum, up to 2^22 exactly (256
+// products of 128 · 128, those of four units), and no conversion is needed, which is eight times slower than an addition.
 constexpr int32_t kSumBits = 0x4b400000;
 constexpr float kSumNumber = 12582912.0f;
+constexpr int kExactUnits = 4;
 
 template <class T>
 QONNX_DEVICE Sum<T> no_sum() {
@@ -117,10 +118,21 @@ QONNX_DEVICE void add_group(const Job& job, const char* parameters, const char* 
   }
 }
 
-// One unit of this warp: `stage` holds it as the `depth`-th of its units, `books` what the weight has put there.
+// Whether the sums of this warp's next unit belong to the same group, so that those of `held` units so far may wait;
+// never where sums of x go with them.
+template <class T>
+QONNX_DEVICE bool goes_on(const Job& job, int unit, int end, int held) {
+  const int next = unit + T::warps_units;
+  if (next >= end || job.sums || job.slots.divisor != 1 || (T::integer && held >= kExactUnits)) return false;
+  return quotient(unit * T::steps, job.group_steps) == quotient(next * T::steps, job.group_steps);
+}
+
+// One unit of this warp: `stage` holds it as the `depth`-th of its units, `books` what the weight has put there. Sums of a
+// group stay in `sum` until the warp has its last unit of the group.
 template <class T, class Codes>
 QONNX_DEVICE void multiply_unit(const Job& job, const typename Codes::Values& values, const char* books,
-                                const char* stage, int unit, int warp_row, int depth,
+                                const char* stage, int unit, bool more, int warp_row, int depth,
+                                Sum<T> (&sum)[T::tiles][T::token_tiles][4],
                                 float (&total)[T::tiles][T::token_tiles][4]) {
   const int first_tile = warp_row * T::tiles, unit_bytes = T::unit_code_bytes(job);
   Codes codes[T::tiles];
@@ -134,13 +146,6 @@ QONNX_DEVICE void multiply_unit(const Job& job, const typename Codes::Values& va
   const char* x = stage + T::x_at(job);
 
   constexpr int kAtOnce = Codes::steps_at_once;
-  Sum<T> sum[T::tiles][T::token_tiles][4];
-#pragma unroll
-  for (int tile = 0; tile < T::tiles; ++tile)
-#pragma unroll
-    for (int tokens = 0; tokens < T::token_tiles; ++tokens)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) sum[tile][tokens][i] = no_sum<T>();
   uint32_t b[kAtOnce][T::token_tiles][2], next[2] = {};
   int left = T::steps;  // of the group; where it is all of the unit, nobody asks before the end
   if (slots > 1) left = group_steps - (unit * T::steps - quotient(unit * T::steps, job.group_steps) * group_steps);
@@ -165,7 +170,7 @@ QONNX_DEVICE void multiply_unit(const Job& job, const typename Codes::Values& va
       left = group_steps;
     }
   }
-  add_group<T>(job, parameters, of_rows, sum, total);
+  if (!more) add_group<T>(job, parameters, of_rows, sum, total);
 }
 
 // Sums of all warps through shared memory, then 32 neighbouring outputs a warp into y or the partial sums.
@@ -219,10 +224,20 @@ QONNX_DEVICE void product_block(const Job& job, const typename Codes::Values& va
   const int end = first + job.units_per_split < job.units ? first + job.units_per_split : job.units;
   const int rounds = (end - first + T::warps_units - 1) / T::warps_units, stage_bytes = T::stage_bytes(job);
   float total[T::tiles][T::token_tiles][4] = {};
+  Sum<T> sum[T::tiles][T::token_tiles][4];
+#pragma unroll
+  for (int t = 0; t < T::tiles; ++t)
+#pragma unroll
+    for (int tokens = 0; tokens < T::token_tiles; ++tokens)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sum[t][tokens][i] = no_sum<T>();
+  const Pieces<T, Codes> pieces(job, tile, token);
+  int held = 0;  // units whose sums wait
 
 #pragma unroll
   for (int s = 0; s < T::stages - 1; ++s) {
-    if (s < rounds) copy_stage<T, Codes>(job, shared + s * stage_bytes, tile, token, first + s * T::warps_units, end);
+    if (s < rounds)
+      copy_stage<T, Codes>(job, pieces, shared + s * stage_bytes, tile, token, first + s * T::warps_units, end);
     copy_commit();
   }
   for (int round = 0; round < rounds; ++round) {
@@ -234,13 +249,16 @@ QONNX_DEVICE void product_block(const Job& job, const typename Codes::Values& va
 #endif
     const int ahead = round + T::stages - 1;
     if (ahead < rounds)
-      copy_stage<T, Codes>(job, shared + ahead % T::stages * stage_bytes, tile, token, first + ahead * T::warps_units,
-                           end);
+      copy_stage<T, Codes>(job, pieces, shared + ahead % T::stages * stage_bytes, tile, token,
+                           first + ahead * T::warps_units, end);
     copy_commit();
     const int unit = first + round * T::warps_units + depth;
-    if (unit < end)
-      multiply_unit<T, Codes>(job, values, books, shared + round % T::stages * stage_bytes, unit, warp_row, depth,
-                              total);
+    if (unit < end) {
+      const bool more = goes_on<T>(job, unit, end, ++held);
+      multiply_unit<T, Codes>(job, values, books, shared + round % T::stages * stage_bytes, unit, more, warp_row, depth,
+                              sum, total);
+      if (!more) held = 0;
+    }
   }
   copy_wait<0>();
 #if !FAULT(product_last_barrier)

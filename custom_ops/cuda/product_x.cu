@@ -1,4 +1,5 @@
 // Rows of x as operands of the tensor cores: into padded columns, as integers or in three planes, with their sums.
+#include "columns.cuh"
 #include "epilogue.cuh"
 #include "launch.cuh"
 
@@ -36,15 +37,6 @@ QONNX_DEVICE int column_at(const Operands& job, int place, int& group) {
 #else
   return group < job.groups && column >= begin && column < end ? column : -1;
 #endif
-}
-
-// Where the numbers of a pair of places of a unit are written: see Columns.
-template <Math math>
-QONNX_DEVICE int order_of(const Columns& columns, int place) {
-  if (!columns.interleaved) return place;
-  const int t = place / 16, within = place % 16;
-  if constexpr (math == Math::int8) return within / 8 * 32 + within / 4 % 2 * 16 + 4 * t + within % 4;
-  return within / 4 * 16 + within / 2 % 2 * 8 + 2 * t + within % 2;
 }
 
 QONNX_DEVICE float sum_of_warp(float value) {
@@ -140,7 +132,7 @@ __global__ void __launch_bounds__(kThreads, 4) prepare_kernel(const Operands job
         value[0] = next_plane(x[0]);
         value[1] = next_plane(x[1]);
       }
-      const size_t at = (static_cast<size_t>(r) * job.units + unit) * kUnit + order_of<math>(job.columns, 2 * lane);
+      const size_t at = (static_cast<size_t>(r) * job.units + unit) * kUnit + order_of<math>(job.columns.interleaved, 2 * lane);
       if constexpr (math == Math::int8) {
         const uint32_t low = static_cast<uint8_t>(static_cast<int>(value[0]));
         const uint32_t high = static_cast<uint8_t>(static_cast<int>(value[1]));

@@ -86,9 +86,10 @@ void emulated_offsets(const Packed* pack, const cuda::LowBitSource* source, floa
 }
 
 // Bytes of workspace; then {regime, splits, planes} of the plan for a device of so many processors.
-size_t emulated_plan(const Packed* pack, int element, int64_t rows, int processors, int rank, int* choice) {
+size_t emulated_plan(const Packed* pack, int element, int64_t rows, int processors, size_t shared_bytes, int rank,
+                     int* choice) {
   const cuda::Plan plan =
-      plan_of(pack->pack().weight, static_cast<cuda::Element>(element), rows, {processors, 99 << 10}, rank);
+      plan_of(pack->pack().weight, static_cast<cuda::Element>(element), rows, {processors, shared_bytes}, rank);
   choice[0] = static_cast<int>(plan.regime);
   choice[1] = plan.splits;
   choice[2] = plan.planes;

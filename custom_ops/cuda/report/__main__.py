@@ -20,7 +20,17 @@ from qonnx.custom_ops.cuda.report.compiled import (
     load,
     store,
 )
-from qonnx.custom_ops.cuda.report.roofline import CARDS, COLUMNS, FORMS, OUTPUTS, ROWS, Card, estimate, usual_kernel
+from qonnx.custom_ops.cuda.report.roofline import (
+    CARDS,
+    COLUMNS,
+    FORMS,
+    OUTPUTS,
+    ROWS,
+    Card,
+    estimate,
+    executed,
+    usual_kernel,
+)
 from qonnx.custom_ops.cuda.report.work import Packed, Work, resident
 
 WRITTEN = pathlib.Path(__file__).with_name("report.md")
@@ -63,14 +73,14 @@ def loop_table(kernels: Sequence[Kernel]) -> str:
             cells = []
             for card in CARDS:
                 work = Work(Packed(form, OUTPUTS, COLUMNS), tokens, card.processors, card.block_shared)
-                kernel = usual_kernel(list(kernels), form, work.regime, card.architecture)
+                kernel = usual_kernel(list(kernels), work, card.architecture)
                 if kernel is None:
                     cells.append("–")
                     continue
-                shared = work.staged_bytes + work.book_bytes
-                held = resident(kernel.registers, work.tile.threads, shared, processor_shared=card.processor_shared,
-                                most_threads=card.most_threads)  # fmt: skip
-                cells.append(f"{kernel.registers} registers, {shared / 1024:.0f} KB, {held} blocks, {kernel.loop}")
+                held = resident(kernel.registers, work.threads, work.block_bytes,
+                                processor_shared=card.processor_shared, most_threads=card.most_threads)  # fmt: skip
+                shared, loop = work.block_bytes / 1024, executed(kernel, work)
+                cells.append(f"{kernel.registers} registers, {shared:.0f} KB, {held} blocks, {loop:.0f}")
             rows.append([form.name, str(tokens), *cells])
     return _table(["weight", "M", *(card.name for card in CARDS)], rows)
 
@@ -89,6 +99,8 @@ def roofline_table(card: Card, kernels: Sequence[Kernel]) -> str:
             elif tokens == _MANY:
                 share = found.arithmetic
                 goal = f"{share:.2f} of the peak" if share >= _LEAST_ARITHMETIC else f"**{share:.2f}** of the peak"
+                if card.reached < 1:
+                    goal += f", {found.issuable:.2f} of what mma.sync can issue"
             rows.append([form.name, str(tokens), f"{found.work.regime}, {found.work.splits}", str(found.work.launches),
                          f"{found.moved:.3f}", *times, found.bound, goal])  # fmt: skip
     return _table(["weight", "M", "regime, splits", "launches", "moved / least", *parts, "bound", "goal"], rows)
@@ -107,7 +119,7 @@ def report(kernels: Sequence[Kernel]) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     if list(arguments) == ["all"]:
-        arguments = [f"{source}:{a}" for a in ARCHITECTURES for source in (*SOURCES, USUAL)]
+        arguments = [f"{source}:{a}" for source in (*SOURCES, USUAL) for a in ARCHITECTURES]
     for argument in arguments:
         source, _, architecture = argument.partition(":")
         found = compile_kernels(source, int(architecture or 80))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -46,8 +47,9 @@ class Kernel:
 
     Attributes:
         local: bytes of stack and spills. instructions: how many of each of KINDS, and of `all`.
-        loop: instructions of the loop that multiplies, each inner one once; 0 without one.
-        inner: of them in loops inside of it that multiply too: over code books.
+        loop: instructions of the main loop, each inner one once; 0 without one.
+        inner: of them in loops inside of it that multiply too, over code books; of sums, in the loop that makes them.
+        rare: of them those that a warp skips but at the end of a group of columns: scales, and sums into memory.
     """
 
     source: str
@@ -58,6 +60,7 @@ class Kernel:
     instructions: dict[str, int]
     loop: int = 0
     inner: int = 0
+    rare: int = 0
 
 
 def compile_kernels(source: str, architecture: int) -> list[Kernel]:
@@ -70,10 +73,17 @@ def compile_kernels(source: str, architecture: int) -> list[Kernel]:
     """
     with tempfile.TemporaryDirectory() as folder:
         ptx, made = pathlib.Path(folder) / "kernels.ptx", pathlib.Path(folder) / "kernels.cubin"
-        virtual = min(architecture, 80)
-        _run(["nvcc", "-std=c++20", "-O3", f"-arch=compute_{virtual}", "-ptx", "-o", ptx, CUDA / source])
+        ptx.write_text(_ptx(source, min(architecture, 80)), encoding="utf-8")
         log = _run(["ptxas", "-v", "-O3", f"-arch=sm_{architecture}", "-o", made, ptx]).stderr
         return kernels_of(source, architecture, log, _run(["cuobjdump", "-sass", made]).stdout)
+
+
+@functools.lru_cache(2)  # of one file: its architectures come one after the other
+def _ptx(source: str, virtual: int) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        made = pathlib.Path(folder) / "kernels.ptx"
+        _run(["nvcc", "-std=c++20", "-O3", f"-arch=compute_{virtual}", "-ptx", "-o", made, CUDA / source])
+        return made.read_text(encoding="utf-8")
 
 
 def _run(command: list) -> subprocess.CompletedProcess[str]:
@@ -113,33 +123,58 @@ def mix_of(body: list[tuple[int, str, str]]) -> dict[str, int]:
     return counts
 
 
-def loop_of(body: list[tuple[int, str, str]]) -> tuple[int, int]:
-    """Instructions of the largest loop with tensor-core instructions, and of the loops with such ones in it."""
+def loop_of(body: list[tuple[int, str, str]]) -> tuple[int, int, int]:
+    """Instructions of the main loop, of the loops in it that multiply too, and those executed at ends of groups only.
+
+    The main loop is the largest with tensor-core instructions, or, of sums that are looked up, the largest.
+    """
     place = {address: i for i, (address, _, _) in enumerate(body)}
-    loops = []
-    for i, (address, instruction, arguments) in enumerate(body):
+    jumps = []
+    for i, (_, instruction, arguments) in enumerate(body):
         target = re.search(r"0x([0-9a-f]+)", arguments)
-        if instruction.startswith("BRA") and target and int(target[1], 16) < address:
-            first = place[int(target[1], 16)]
-            if any(name.startswith(KINDS["tensor core"]) for _, name, _ in body[first : i + 1]):
-                loops.append((first, i))
+        if instruction.startswith("BRA") and target and int(target[1], 16) in place:
+            jumps.append((i, place[int(target[1], 16)]))
+
+    def has(begin: int, end: int, *names: str) -> bool:
+        return any(name.startswith(names) for _, name, _ in body[begin : end + 1])
+
+    tensor = KINDS["tensor core"]
+    loops = [(to, i) for i, to in jumps if to < i and has(to, i, *tensor)]
+    looked_up = not loops
+    if looked_up:
+        loops = [(to, i) for i, to in jumps if to < i and has(to, i, "LDS") and has(to, i, "STG")]
     if not loops:
-        return 0, 0
+        return 0, 0, 0
     begin, end = max(loops, key=lambda loop: loop[1] - loop[0])
     within = [(a, b) for a, b in loops if begin <= a and b <= end and (a, b) != (begin, end)]
-    outer = [(a, b) for a, b in within if not any(c <= a and b <= d and (a, b) != (c, d) for c, d in within)]
-    return end - begin + 1, sum(b - a + 1 for a, b in outer)
+    if looked_up:
+        within = [(to, i) for i, to in jumps if begin < to < i < end and has(to, i, "STS")]
+    inner = sum(b - a + 1 for a, b in _outermost(within))
+    mark = "STG" if looked_up else "FFMA"  # in the main loop, these stand in what ends a group alone
+    skipped = [(i + 1, to - 1) for i, to in jumps if begin < i < to <= end]
+    ends = [(a, b) for a, b in skipped if has(a, b, mark) and not has(a, b, "LDSM", "LDGSTS", "PRMT", *tensor)]
+    return end - begin + 1, inner, sum(b - a + 1 for a, b in _outermost(ends))
+
+
+def _outermost(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    spans = list(dict.fromkeys(spans))
+    return [(a, b) for a, b in spans if not any(c <= a and b <= d and (a, b) != (c, d) for c, d in spans)]
 
 
 def name_of(mangled: str) -> str:
     """A kernel's name and what it is compiled for, in words."""
     low = re.search(r"LowBitCodesILi(\d+)ELb([01])ELNS\w*?4MathE(\d)E+((?:Li\d+E)+)", mangled)
     book = re.search(r"CodebookCodesILi(\d+)ELNS\w*?4MathE(\d)E+((?:Li\d+E)+)", mangled)
+    sums = re.search(r"SumsShapeILi(\d+)ELNS\w*?4MathE(\d)ELi(\d)ELi(\d+)E", mangled)
+    if sums:
+        return f"vectors of {sums[1]}, {_MATH[int(sums[2])]}, sums of {sums[4]} bytes, M = {sums[3]}"
     if low:
         form = "16-entry table" if low[2] == "1" else f"{low[1]} bits"
         return f"{form}, {_MATH[int(low[3])]}, {_regime('lowbit', low[4])}"
     if book:
-        return f"vectors of {book[1]}, {_MATH[int(book[2])]}, {_regime('codebook', book[3])}"
+        kind = re.search(r"5BooksE(\d)E", mangled)
+        of = ("", ", wide", ", cached")[int(kind[1]) if kind else 0]
+        return f"vectors of {book[1]}, {_MATH[int(book[2])]}, {_regime('codebook', book[3])}{of}"
     name = re.search(r"\d([a-z][a-z_]*_kernel)", mangled)
     if name is None:
         raise QonnxError(f"'{mangled}' is no kernel of this folder")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 from qonnx.custom_ops.cuda.report.compiled import USUAL, Kernel
-from qonnx.custom_ops.cuda.report.work import Form, Packed, Work
+from qonnx.custom_ops.cuda.report.work import SLICES, SUMS_PASSES, SUMS_THREADS, UNIT, Form, Packed, Work
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,11 @@ FORMS = (
     Form("1 book of 8 bits", 8, books=1),
     Form("2 books of 8 bits", 8, books=2),
     Form("2 books of 8 bits, int8", 8, books=2, int8=True),
+    Form("3 books of 8 bits", 8, books=3),
     Form("1 book of 12 bits", 12, books=1),
+    Form("1 book of 16 bits", 16, books=1),
+    Form("1 book of 8 bits, vectors of 4", 8, books=1, vector=4),
+    Form("1 book of 8 bits, vectors of 16", 8, books=1, vector=16),
 )
 ROWS = (1, 16, 64, 256)
 COLUMNS, OUTPUTS = 4096, 11008
@@ -66,6 +70,7 @@ class Estimate:
     seconds: dict[str, float]
     moved: float  # bytes of memory over the least possible
     arithmetic: float  # multiply-adds at the tensor cores' peak over the estimated time
+    issuable: float  # the same at what mma.sync reaches of that peak
 
     @property
     def bound(self) -> str:
@@ -76,13 +81,39 @@ class Estimate:
         return self.seconds[self.bound]
 
 
-def executed(kernel: Kernel, form: Form) -> int:
-    """Instructions of a warp for a round of the main loop: those over code books once for each book."""
-    return kernel.loop + (max(form.books, 1) - 1) * kernel.inner
+def executed(kernel: Kernel, work: Work) -> float:
+    """Instructions of a warp for a round of the main loop: those over code books once for each book, those at the end
+    of a group once for all rounds that the warp is in it. Copies that only some warps make count for all of them.
+    """
+    form = work.weight.form
+    if work.regime == "sums":
+        tiles = -(-work.weight.tiles // work.runs_of_tiles)
+        idle = SUMS_PASSES // work.rows - -(-tiles // (SUMS_THREADS // 4))  # passes without tiles, of 16 lookups each
+        ends = max(1, work.units_per_split * work.weight.groups // work.splits) if work.weight.groups > 1 else 1
+        turns = SLICES * 2**form.bits // SUMS_THREADS  # of the loop that makes sums
+        return (
+            kernel.loop
+            + (turns - 1) * kernel.inner
+            - 48 * idle
+            - kernel.rare * (1 - min(1, ends / work.units_per_split))
+        )
+    rounds = min(work.weight.padded_group // UNIT, work.units_per_split) // work.tile.warps_units
+    rounds = 1 if form.sums else max(1, min(rounds, 4) if form.int8 else rounds)
+    return kernel.loop + (max(form.books, 1) - 1) * kernel.inner - kernel.rare * (1 - 1 / rounds)
 
 
-def usual_kernel(kernels: list[Kernel], form: Form, regime: str, architecture: int) -> Kernel | None:
-    wanted = f"{'vectors of 8' if form.books else '4 bits'}, {'int8' if form.int8 else 'float16'}, {regime}"
+def usual_kernel(kernels: list[Kernel], work: Work, architecture: int) -> Kernel | None:
+    """The kernel of report/usual.cu that does this work."""
+    form, regime = work.weight.form, work.regime
+    if regime == "sums":
+        regime = f"sums of {work.slice_bytes} bytes, M = {work.rows}"
+    elif form.books and not work.book_bytes:
+        regime += ", cached"
+    elif form.books and form.bits > 8:
+        regime += ", wide"
+    wanted = (
+        f"{f'vectors of {form.vector}' if form.books else '4 bits'}, {'int8' if form.int8 else 'float16'}, {regime}"
+    )
     found = (k for k in kernels if (k.source, k.architecture, k.name) == (USUAL, architecture, wanted))
     return next(found, None)
 
@@ -95,20 +126,26 @@ def estimate(card: Card, form: Form, rows: int, kernels: list[Kernel]) -> Estima
     if work.workspace_bytes > card.cache // 2:  # it does not stay in the cache
         memory += 2 * work.workspace_bytes
     cached = work.copied_bytes + 2 * work.workspace_bytes + work.blocks * work.book_bytes
-    if not work.book_bytes:  # every vector from the cache, for every tile of tokens
-        cached += work.token_blocks * weight.tiles * 16 * weight.units * 64 * form.size * form.books
+    if work.regime == "sums":  # codes, and the books for each slab of a block
+        cached += weight.tiles * weight.units * weight.unit_bytes
+        cached += work.blocks * work.units_per_split * weight.table_bytes // form.books
+    elif not work.book_bytes:  # every vector from the cache, in sectors of 32 bytes, for every tile of tokens
+        piece = min(16, form.vector * form.size)
+        vectors = work.token_blocks * weight.tiles * 16 * weight.units * 64 // form.vector * form.books
+        cached += vectors * 32 * -(-form.vector * form.size // 32) if piece < 32 else 0
     units = work.turns * work.units_per_split  # of the busiest processor
     peak = card.int8 if form.int8 else card.float16
     of_multiply = 2 * 16 * 8 * weight.step
-    seconds = {
-        "memory": memory / card.bandwidth,
-        "L2 cache": cached / (_CACHE_BYTES * card.processors * card.clock),
-        "shared memory": (units * work.shared_bytes_of_unit + work.turns * work.book_bytes)
-        / (_SHARED_BYTES * card.clock),
-        "tensor cores": units * work.multiplies_of_unit * of_multiply * card.processors / (peak * card.reached),
-    }
-    if kernel := usual_kernel(kernels, form, work.regime, card.architecture):
-        issued = units * work.tile.warps_rows * executed(kernel, form)
-        seconds["issue"] = issued / (_ISSUED * card.clock)
+    seconds = {"memory": memory / card.bandwidth, "L2 cache": cached / (_CACHE_BYTES * card.processors * card.clock)}
+    if work.regime == "sums":
+        shared, warps = units * work.slab_bytes, SUMS_THREADS // 32
+    else:
+        shared, warps = units * work.shared_bytes_of_unit + work.turns * work.book_bytes, work.tile.warps_rows
+        multiplied = units * work.multiplies_of_unit * of_multiply * card.processors
+        seconds["tensor cores"] = multiplied / (peak * card.reached)
+    seconds["shared memory"] = shared / (_SHARED_BYTES * card.clock)
+    if kernel := usual_kernel(kernels, work, card.architecture):
+        seconds["issue"] = units * warps * executed(kernel, work) / (_ISSUED * card.clock)
     moved = memory / (weight.least + x_and_y)
-    return Estimate(work, seconds, moved, 2 * rows * COLUMNS * OUTPUTS / peak / max(seconds.values()))
+    arithmetic = 2 * rows * COLUMNS * OUTPUTS / peak / max(seconds.values())
+    return Estimate(work, seconds, moved, arithmetic, arithmetic / card.reached)

@@ -48,6 +48,9 @@ TILES = {
         "lean": Tile(2, 2, 1, 2, 2),
     },
 }
+# Products by sums (codebook_sums.cuh): threads of a block, tiles of each, rows of x, least tiles, shared memory.
+SUMS_THREADS, SUMS_PASSES, SUMS_ROWS, SUMS_TILES, SUMS_SHARED = 512, 8, 2, 128, 66 << 10
+SLICES = 4  # vectors of columns of a slab
 _BLOCKS = {("lowbit", "few"): 2, ("lowbit", "some"): 2, ("codebook", "lean"): 2}  # for each processor, at least
 
 
@@ -78,7 +81,7 @@ class Form:
     @property
     def sums(self) -> bool:
         """Whether sums of x are needed: for zero points that are not taken off where codes become numbers."""
-        return self.int8 and not self.books and self.bits < 8
+        return self.int8 and not self.books and self.bits not in (4, 8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +140,13 @@ class Packed:
         return form.books * 2**form.bits * form.vector * form.size
 
     @property
+    def segments(self) -> int:
+        """Slabs of a unit, for products by sums; 0 for indices that are read otherwise."""
+        form = self.form
+        narrow = form.bits <= 8 and form.vector >= (8 if form.int8 else 4)
+        return form.books * 16 // form.vector if form.books and narrow else 0
+
+    @property
     def stored(self) -> int:
         """Bytes of codes, scales and code books."""
         return self.tiles * (self.units * self.unit_bytes + self.groups * self.parameter_bytes) + self.table_bytes
@@ -160,6 +170,9 @@ class Work:
 
     @property
     def regime(self) -> str:
+        fit = self.weight.tiles >= SUMS_TILES and self.block_shared >= SUMS_SHARED
+        if self.weight.segments and self.rows <= SUMS_ROWS and fit:
+            return "sums"
         if self.weight.form.books and self.weight.unit_bytes > TILE * UNIT // 2:
             return "lean"
         return "few" if self.rows <= 8 else "some" if self.rows <= 16 else "many"
@@ -176,15 +189,30 @@ class Work:
     def token_blocks(self) -> int:
         return _up(self.rows, self.tile.tokens)
 
+    @property
+    def runs_of_tiles(self) -> int:
+        """Of products by sums: blocks side by side over the outputs."""
+        return _up(self.weight.tiles, SUMS_THREADS // 4 * (SUMS_PASSES // self.rows))
+
+    @property
+    def slice_bytes(self) -> int:
+        """Of an entry's sums for one vector of columns."""
+        whole = 2 * 256 * 256 + 4 * self.rows * SLICES * self.weight.form.vector
+        return 128 if self.block_shared >= whole else 64
+
     def _units_per_split(self, splits: int) -> int:
         depth = self.tile.warps_units
         return _up(_up(self.weight.units, splits), depth) * depth
 
     @property
     def units_per_split(self) -> int:
+        """Units of the columns that a block takes; slabs in products by sums."""
+        if self.regime == "sums":
+            slabs = self.weight.units * self.weight.segments
+            return _up(slabs, min(max(self.processors // self.runs_of_tiles, 1), slabs))
         blocks = self.output_blocks * self.token_blocks
         useful = max(1, self.weight.units // (2 * self.tile.warps_units))
-        if self.regime != "many":
+        if self.regime == "lean" or (self.regime != "many" and not self.weight.form.books):
             wanted = _up(_BLOCKS.get((self.weight.form.family, self.regime), 1) * self.processors, blocks)
             return self._units_per_split(min(max(wanted, 1), useful))
 
@@ -196,10 +224,13 @@ class Work:
 
     @property
     def splits(self) -> int:
-        return _up(self.weight.units, self.units_per_split)
+        whole = self.weight.units * (self.weight.segments if self.regime == "sums" else 1)
+        return _up(whole, self.units_per_split)
 
     @property
     def blocks(self) -> int:
+        if self.regime == "sums":
+            return self.runs_of_tiles * self.splits
         return self.output_blocks * self.token_blocks * self.splits
 
     @property
@@ -224,20 +255,37 @@ class Work:
         return max(tile.stages * self.stage_bytes, end)
 
     @property
+    def threads(self) -> int:
+        return SUMS_THREADS if self.regime == "sums" else self.tile.threads
+
+    @property
+    def block_bytes(self) -> int:
+        """Shared memory of a block."""
+        if self.regime == "sums":
+            x = 4 * self.rows * SLICES * self.weight.form.vector
+            return SLICES * self.slice_bytes * 256 + x
+        return self.staged_bytes + self.book_bytes
+
+    @property
     def book_bytes(self) -> int:
         """Shared memory of a block for copies of the code books; 0 where they are read through the L2 cache."""
+        if self.regime == "sums":
+            return 0
         once, room = self.weight.table_bytes, self.block_shared - self.staged_bytes
         if not once or once > room:
             return 0
-        worth = self.units_per_split * self.tile.block_tiles * self.weight.unit_bytes
+        form = self.weight.form
+        worth = self.units_per_split * self.tile.block_tiles * TILE * UNIT * form.size * form.books // 4
         piece, copies = min(16, self.weight.form.vector * self.weight.form.size), 1
-        while 2 * piece * copies <= 128 and 2 * once * copies <= min(room, 64 << 10, worth):
+        while 2 * piece * copies <= 128 and 2 * once * copies <= min(room, 128 << 10, worth):
             copies *= 2
         return once * copies
 
     @property
     def copied_bytes(self) -> int:
         """By asynchronous copies of all blocks, out of the L2 cache."""
+        if self.regime == "sums":
+            return 0
         weight, form = self.weight, self.weight.form
         steps, group_steps = UNIT // weight.step, weight.padded_group // weight.step
         slots = sum(min(weight.slots, weight.groups - u * steps // group_steps) for u in range(weight.units))
@@ -255,6 +303,8 @@ class Work:
 
     @property
     def multiplies(self) -> int:
+        if self.regime == "sums":
+            return 0
         return self.output_blocks * self.token_blocks * self.weight.units * self.multiplies_of_unit
 
     @property
@@ -262,11 +312,16 @@ class Work:
         """Kernels: x as operands, where it is none as it is; tiles; partial sums."""
         form, weight = self.weight.form, self.weight
         whole = weight.columns == weight.units * UNIT and (weight.groups == 1 or weight.block == weight.padded_group)
-        return (not (whole and not form.int8 and not form.books)) + 1 + (self.splits > 1)
+        return (not (whole and not form.int8 and not form.books)) + 1 + (self.splits > 1 or self.regime == "sums")
 
     @property
     def workspace_bytes(self) -> int:
         """x as operands and partial sums."""
+        if self.regime == "sums":
+            return (
+                4 * self.splits * self.rows * self.weight.tiles * TILE
+                + self.rows * self.weight.columns * self.weight.form.size
+            )
         partial = 4 * self.splits * self.rows * self.weight.rows if self.splits > 1 else 0
         prepared = self.rows * self.weight.units * UNIT * self.weight.form.size
         return partial + (prepared if self.launches > 1 + (self.splits > 1) else 0)
@@ -281,8 +336,40 @@ class Work:
         parameters = (
             128 * (tile.block_tiles + tile.warps_rows * tile.token_tiles * (form.int8 + form.sums)) * weight.slots
         )
-        looked_up = tile.block_tiles * TILE * UNIT * form.size * form.books if self.book_bytes else 0
+        looked_up = 0
+        if self.book_bytes:
+            looked_up = int(tile.block_tiles * TILE * UNIT * form.size * form.books * self.conflicts)
         return written + codes + x + parameters + looked_up
+
+    @property
+    def conflicts(self) -> float:
+        """Passes over the banks that a read of random entries takes, over the least: copies are side by side."""
+        piece = min(16, self.weight.form.vector * self.weight.form.size)
+        lanes = 128 // piece  # that read in one pass where no two meet
+        copies = max(1, self.book_bytes // self.weight.table_bytes)
+        return most_in_one(lanes // min(copies, lanes), min(copies, lanes))
+
+    @property
+    def slab_bytes(self) -> int:
+        """Through shared memory for a slab, in products by sums: sums written, x and sums read (128 bytes a pass)."""
+        form, levels = self.weight.form, 2 ** min(self.weight.form.bits, 8)
+        made = SLICES * levels * self.slice_bytes
+        x = _up(SLICES * levels, 32) * _up(4 * form.vector, 16) * self.rows * 128
+        tiles = _up(self.weight.tiles, self.runs_of_tiles)
+        passes = 4 * self.rows * 32 / self.slice_bytes  # 32 lanes, each with its copy or two with the same
+        return made + x + int(tiles * TILE * SLICES / 32 * passes * 128)
+
+
+def most_in_one(bins: int, groups: int) -> float:
+    """The expected largest number of balls in a bin, of `groups` times `bins` balls that fall into `bins` bins each."""
+
+    def at_most(most: int) -> float:
+        ways = [1.0] + [0.0] * bins  # of balls so far, over their factorial
+        for _ in range(bins):
+            ways = [sum(ways[n - j] / math.factorial(j) for j in range(min(most, n) + 1)) for n in range(bins + 1)]
+        return ways[bins] * math.factorial(bins) / bins**bins
+
+    return sum(1 - at_most(most) ** groups for most in range(bins))
 
 
 def resident(registers: int, threads: int, shared: int, *, processor_shared: int, most_threads: int) -> int:
