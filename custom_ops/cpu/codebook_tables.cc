@@ -12,7 +12,7 @@ namespace {
 constexpr size_t kTableBytes = 16384;  // of tables that stay in the L1 cache while pairs of panels pass over them
 
 // Of X: above, decoding vectors once and multiplying is faster.
-constexpr size_t kMostRowsInt8 = 5, kMostRowsExact = 8;
+constexpr size_t kMostRowsInt8 = 5, kMostRowsExact = 5;
 
 bool suits(const LowBitWeight& weight, size_t rows, bool exact) {
   if (!weight.codebook || weight.codebook->wide || rows > (exact ? kMostRowsExact : kMostRowsInt8)) return false;

@@ -192,6 +192,7 @@ class ConvLowBit {
   void place(const Job& job, size_t begin, size_t end, size_t together, float* to) const {
     const LowBitWeight& weight = job.weight;
     const size_t image = static_cast<size_t>(job.height * job.width), channels = weight.columns / taps_;
+    const bool dense = exact_.dense(weight, together);
     if (weight.padded()) std::memset(to, 0, weight.width() * together * sizeof(float));
     size_t from[kMostTogether];
     for (size_t tap = 0; tap < taps_; ++tap) {
@@ -211,7 +212,8 @@ class ConvLowBit {
       }
       const float* x = job.x;
       for (size_t channel = 0, k = tap * channels; channel < channels; ++channel, ++k, x += image) {
-        float* out = to + (weight.padded() ? weight.padded_place(k) : k) * together;
+        const size_t at = !weight.padded() ? k : dense ? weight.dense_place(k) : weight.padded_place(k);
+        float* out = to + at * together;
         if (neighbours && together == kMostTogether) std::memcpy(out, x + from[0], kMostTogether * sizeof(float));
         else
           for (size_t i = 0; i < together; ++i) out[i] = from[i] == kOutside ? 0 : x[from[i]];

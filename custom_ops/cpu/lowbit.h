@@ -90,6 +90,13 @@ struct LowBitWeight {
     const size_t within = column % block;
     return (column / block * parts + within / group) * units * kUnit + within % group;
   }
+  // The same for float kernels of many tokens, which decode groups one over the other's padding: all but a few of
+  // the columns are real ones, where a block of 16 fills half of its unit.
+  size_t dense_group() const { return codebook ? units * kUnit : (group + 7) / 8 * 8; }
+  size_t dense_place(size_t column) const {
+    const size_t within = column % block;
+    return (column / block * parts + within / group) * dense_group() + within % group;
+  }
   size_t padded_block() const { return parts * units * kUnit; }
   size_t width() const { return groups * units * kUnit; }  // padded columns
   bool padded() const { return width() != columns; }
@@ -123,9 +130,11 @@ struct LowBitInt8 {
   void (*multiply)(const LowBitWeight&, size_t panel, const QuantizedRows& q, size_t first, size_t tokens, float* sums);
 };
 
-// Rows of X as float32, [row / together][k][row mod together].
+// Rows of X as float32, [row / together][k][row mod together], width() numbers a row.
 struct LowBitExact {
   size_t (*together)(const LowBitWeight&, size_t rows);
+  // Whether columns lie at dense_place, else at padded_place.
+  bool (*dense)(const LowBitWeight&, size_t together);
   // One row of X, [columns] (null for zeros), into row `row` of `all`, padding included.
   void (*place)(const LowBitWeight&, const float* x, size_t row, size_t together, float* all);
   void (*multiply)(const LowBitWeight&, size_t panel, const float* all, size_t together, size_t first, size_t tokens,

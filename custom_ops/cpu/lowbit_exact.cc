@@ -61,7 +61,7 @@ void stream(const LowBitWeight& weight, size_t panel, size_t tile, const float* 
   const Decoder<C> decoder(weight);
   const size_t at = panel * weight.groups * kPanel + kTile * tile;
   const FloatTable table = values_of(weight);
-  const bool rows = weight.zero_kind == Zero::rows;
+  const bool rows = weight.zero_kind == Zero::rows, half = weight.group <= kUnit / 2;
   Floats total[tokens];
   for (int m = 0; m < tokens; ++m) total[m] = floats(0);
   x += first * weight.width();
@@ -74,7 +74,9 @@ void stream(const LowBitWeight& weight, size_t panel, size_t tile, const float* 
       constexpr size_t count = C::template lines<chunk()>;
 #pragma GCC unroll 8
       for (size_t line = 0; line < count; ++line) prefetch_stream(lines + kLine * line);
-      chunk_steps<C, chunk(), tokens>(StepsOf<chunk()>{}, lines, x, decoder, table, rows, zero, sum);
+      if (!C::triples && half)
+        chunk_steps<C, chunk(), tokens>(Steps<0, 1, 2, 3>{}, lines, x, decoder, table, rows, zero, sum);
+      else chunk_steps<C, chunk(), tokens>(StepsOf<chunk()>{}, lines, x, decoder, table, rows, zero, sum);
       lines += count * kLine;
       x += kUnit * tokens * chunk();
     });
@@ -111,22 +113,32 @@ void few(const LowBitWeight& weight, size_t panel, const float* x, size_t togeth
   }
 }
 
+// The place of a unit among the columns of X.
+static inline size_t place_of_unit(const LowBitWeight& weight, bool is_dense, size_t unit) {
+  return is_dense ? unit / weight.units * weight.dense_group() + unit % weight.units * kUnit : unit * kUnit;
+}
+
+bool dense(const LowBitWeight& weight, size_t together) { return !weight.codebook && together >= kTokens; }
+
 // Every unit of a panel: decode(first unit, units, floats) and multiply with all tokens.
 template <class Decode>
 void many(const LowBitWeight& weight, const float* x, size_t first, size_t tokens, float* sums, Decode&& decode) {
   alignas(64) float decoded[kDecodedRows * kPanel];
   const size_t all = weight.groups * weight.units, width = weight.width();
   const size_t most = weight.triples ? 3 : kDecodedRows / kUnit;
+  const bool is_dense = dense(weight, tokens < kTokens ? tokens : kTokens);
   memset(sums, 0, tokens * kPanel * sizeof(float));
   x += first * width;
   for (size_t begin = 0, units; begin < all; begin += units) {
     const size_t left = (weight.triples ? (begin / weight.units + 1) * weight.units : all) - begin;
     units = left < most ? left : most;
     decode(begin, units, decoded);
+    const size_t from = place_of_unit(weight, is_dense, begin);
+    const size_t length = place_of_unit(weight, is_dense, begin + units) - from;
     for (int tile = 0; tile < 2; tile += kTilesAtOnce) {
-      if (tokens == 1) add_products<1>(decoded, units * kUnit, tile, x + begin * kUnit, sums);
+      if (tokens == 1) add_products<1>(decoded, length, tile, x + from, sums);
       for (size_t m = 0; tokens > 1 && m < tokens; m += kTokens)
-        add_products<kTokens>(decoded, units * kUnit, tile, x + m * width + begin * kUnit * kTokens, sums + m * kPanel);
+        add_products<kTokens>(decoded, length, tile, x + m * width + from * kTokens, sums + m * kPanel);
     }
   }
 }
@@ -147,14 +159,15 @@ void decode_units(const LowBitWeight& weight, size_t panel, size_t begin, size_t
     const Floats zero[2] = {zeros_of(weight, index), zeros_of(weight, index + kTile)};
     decode_chunk<C, chunk()>(StepsOf<chunk()>{}, lines, decoder, table, rows, scale, zero, decoded);
     lines += C::template lines<chunk()> * kLine;
-    decoded += chunk() * kUnit * kPanel;
+    const size_t from = place_of_unit(weight, true, begin);
     begin += chunk();
+    decoded += (place_of_unit(weight, true, begin) - from) * kPanel;
   });
 }
 
 void place(const LowBitWeight& weight, const float* x, size_t row, size_t together, float* all) {
   float* to = all + row / together * weight.width() * together + row % together;
-  const size_t padded = weight.padded_block();
+  const size_t padded = dense(weight, together) ? weight.parts * weight.dense_group() : weight.padded_block();
   for (size_t begin = 0; begin < weight.columns; begin += weight.block) {
     const size_t length = weight.columns - begin < weight.block ? weight.columns - begin : weight.block;
     const size_t copied = x ? length : 0;
@@ -186,6 +199,6 @@ void exact(const LowBitWeight& weight, size_t panel, const float* x, size_t toge
 }  // namespace
 
 extern const LowBitExact lowbit_exact;
-const LowBitExact lowbit_exact = {rows_together, place, exact};
+const LowBitExact lowbit_exact = {rows_together, dense, place, exact};
 
 }  // namespace qonnx::cpu::QONNX_TIER
