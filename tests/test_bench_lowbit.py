@@ -7,10 +7,10 @@ import onnx
 import pytest
 
 from qonnx.custom_ops import library_path
-from qonnx.custom_ops.bench import limits, lowbit, model, results
+from qonnx.custom_ops.bench import limits, lowbit, model, results, sweep
 from qonnx.custom_ops.bench.cases import CASES, SETTINGS
 from qonnx.custom_ops.bench.limits import Limits
-from qonnx.custom_ops.bench.results import Cell, ModelTime, Results
+from qonnx.custom_ops.bench.results import Cell, ModelTime, Results, Swept
 
 native = pytest.mark.skipif(library_path() is None, reason="no native library")
 
@@ -86,3 +86,24 @@ def test_a_model_slower_than_four_fifths_of_onnx_runtime_is_bold():
         ModelTime("m", 32, 1, name, taken, 0.0, 9) for name, taken in ((model.DYNAMIC, 90.0), (model.THEIRS[4], 100.0))
     ]
     assert "**0.90 (0.8)**" in results.markdown(Results("here", models={row.key: row for row in rows}))
+
+
+def test_the_sweep_names_the_worst_setting(tmp_path):
+    rows = [Swept("MatMulLowBit", "16 levels", block, 8, ratio) for block, ratio in ((16, 0.7), (32, 1.2), (0, 1.5))]
+    kept = Results("here", swept={row.key: row for row in rows})
+    kept.save(tmp_path)
+    assert results.load(tmp_path, "here") == kept
+    assert "| MatMulLowBit | 8 | **0.70 (1)** | 16 levels, block 16 | 1 of 3 |" in results.markdown(kept)
+
+
+@pytest.mark.native
+@native
+def test_the_sweep_measures_every_operator():
+    rows = sweep.measure(16, 32, None, 0.001, size=64)
+    assert len({row.operator for row in rows}) == 3 and len(rows) == 3 * len(sweep.TOKENS)
+    assert all(row.ratio > 0 for row in rows)
+
+
+def test_limits_are_the_best_seen():
+    assert limits.greater(None, Limits(2, 3)) == Limits(2, 3)
+    assert limits.greater(Limits(5, 1), Limits(2, 3)) == Limits(5, 3)

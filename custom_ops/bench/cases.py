@@ -68,7 +68,7 @@ CASES: dict[str, Case] = {
         codebook.INT8,
         256,
         0,
-        {"float": (12, 6, 2, 3, 3.25)},
+        {"float": (12, 6, 2, 3, 3.25), "W2.b128.acc4": (1.2, 0.9, 0.75, 1.4, 1.65)},
         books=2,
         most_bits=2.05,
         least_peak=0.75,

@@ -53,6 +53,13 @@ def measure(threads: int, repeats: int = 15) -> Limits:
     )
 
 
+def greater(old: Limits | None, new: Limits) -> Limits:
+    """What the machine did at its best: neighbours take of a shared one, and a limit is an upper bound."""
+    if old is None:
+        return new
+    return Limits(max(old.multiply_adds, new.multiply_adds), max(old.bytes_cold, new.bytes_cold))
+
+
 def _seconds(work, threads: int, cold: bool) -> float:
     if cold:
         evict()

@@ -57,6 +57,21 @@ class ModelTime:
         return dataclasses.astuple(self)[:4]
 
 
+@dataclasses.dataclass(frozen=True)
+class Swept:
+    """How many times faster than a float MatMul one setting is, one thread, hot."""
+
+    operator: str
+    kind: str
+    block: int
+    tokens: int
+    ratio: float
+
+    @property
+    def key(self) -> tuple:
+        return dataclasses.astuple(self)[:4]
+
+
 @dataclasses.dataclass
 class Results:
     """Everything measured so far on one machine; a new measurement of the same setting replaces the old one."""
@@ -66,6 +81,7 @@ class Results:
     limits: dict[int, Limits] = dataclasses.field(default_factory=dict)  # by threads
     bits: dict[str, float] = dataclasses.field(default_factory=dict)  # stored for a weight, by case
     models: dict[tuple, ModelTime] = dataclasses.field(default_factory=dict)
+    swept: dict[tuple, Swept] = dataclasses.field(default_factory=dict)
 
     def save(self, folder: pathlib.Path) -> None:
         document = {
@@ -73,6 +89,7 @@ class Results:
             "limits": {threads: dataclasses.asdict(limits) for threads, limits in self.limits.items()},
             "bits": self.bits,
             "models": [dataclasses.asdict(row) for row in self.models.values()],
+            "swept": [dataclasses.astuple(row) for row in self.swept.values()],
             "cells": [dataclasses.asdict(cell) for cell in self.cells.values()],
         }
         (folder / "results.json").write_text(json.dumps(document, indent=1) + "\n")
@@ -88,8 +105,9 @@ def load(folder: pathlib.Path, machine: str) -> Results:
     cells = [Cell(**cell) for cell in document["cells"]]
     limits = {int(threads): Limits(**limits) for threads, limits in document["limits"].items()}
     models = [ModelTime(**row) for row in document.get("models", [])]
-    by_key = {row.key: row for row in models}
-    return Results(machine, {cell.key: cell for cell in cells}, limits, document["bits"], by_key)
+    swept = [Swept(*row) for row in document.get("swept", [])]
+    by_key = ({row.key: row for row in rows} for rows in (models, swept))
+    return Results(machine, {cell.key: cell for cell in cells}, limits, document["bits"], *by_key)
 
 
 def mean(values: Iterable[float]) -> float:
@@ -107,6 +125,7 @@ def markdown(results: Results) -> str:
         _goals(results),
         _vit(results),
         _models(results),
+        _sweep(results),
         _limits(results),
         _errors(results),
     ]
@@ -204,6 +223,21 @@ def _models(results: Results) -> str:
     )
 
 
+def _sweep(results: Results) -> str:
+    """The least ratio of each operator and number of rows, and where it is."""
+    lines = []
+    for operator, tokens in dict.fromkeys((row.operator, row.tokens) for row in results.swept.values()):
+        of = [row for row in results.swept.values() if (row.operator, row.tokens) == (operator, tokens)]
+        worst = min(of, key=lambda row: row.ratio)
+        slower = sum(row.ratio < 1 for row in of)
+        where = f"{worst.kind}, {f'block {worst.block}' if worst.block else 'one scale a row'}"
+        lines.append([operator, str(tokens), _mark(worst.ratio, 1), where, f"{slower} of {len(of)}"])
+    title = "## Every number of bits and block against a float MatMul, K = N = 1024, 1 thread\n\nWritten by "
+    title += "`python -m qonnx.custom_ops.bench.sweep`.\n\n"
+    header = ["operator", "M", "times faster at least", "where", "settings that are slower"]
+    return title + _table(header, lines) if lines else ""
+
+
 def _limits(results: Results) -> str:
     """Shares of what the machine can do, two threads against one, and stored bits."""
     lines = []
@@ -233,6 +267,10 @@ def _limits(results: Results) -> str:
         for threads, limits in sorted(results.limits.items())
     )
     title = f"## Shares of the machine\n\nLimits: {rates}. Bandwidth: M = 1 cold, K = 4096. Peak: M = 256.\n\n"
+    if {1, 2} <= set(results.limits):
+        gain = results.limits[2].multiply_adds / results.limits[1].multiply_adds
+        title += f"Two threads together do {gain:.2f} times the multiply-adds of one, on data of their own in L1: what "
+        title += "the last column can come to on this machine. Two cores that share nothing would do 2.\n\n"
     return title + _table(header, lines) if lines else ""
 
 
