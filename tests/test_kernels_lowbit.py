@@ -1,6 +1,7 @@
 """Low-bit matrix products: kernel = function body = onnx.reference, for every format, shape, type and tier."""
 
 import concurrent.futures
+import dataclasses
 
 import ml_dtypes
 import numpy as np
@@ -151,6 +152,14 @@ def test_numbers_that_are_not_finite_spoil_their_row_only():
         assert np.isnan(y[0, 1]).all()
         clean[0, 1] = 0
         check(op, y[:, ::2], clean[:, ::2], weight)
+
+
+@pytest.mark.native
+@native
+def test_one_zero_point_that_is_no_number_spoils_every_output():
+    weight = dataclasses.replace(weight_of("b4", 40, 64, 32), zero_point=np.array(np.nan, np.float32))
+    for op in OPERATORS:
+        assert np.isnan(run(model_of(op, weight), numbers((1, 3, 64)))).all()
 
 
 @pytest.mark.native

@@ -139,7 +139,9 @@ void PackedLowBit::set_parameters(const LowBitShape& shape, const LowBitInputs& 
   std::vector<float> scale = numbers_of(inputs.scale, who, "scale"),
                      zero = numbers_of(inputs.zero_point, who, "zero_point");
   for (float& z : zero) z = offset_ + (step_ == 1 ? z : z / step_);
-  const bool uniform = std::all_of(zero.begin(), zero.end(), [&](float z) { return z == zero[0]; });
+  // A single NaN is no equal of itself, and yet one number for all.
+  const bool uniform =
+      zero.size() == 1 || std::all_of(zero.begin(), zero.end(), [&](float z) { return z == zero[0]; });
   const float least = shape.pairs ? 0 : -kLargestInteger, most = shape.pairs ? kLargestIntegerOfPairs : kLargestInteger;
   const bool whole = uniform && !zero.empty() && zero[0] == std::trunc(zero[0]) && zero[0] >= least && zero[0] <= most;
   weight_.zero_kind = !uniform ? Zero::rows : whole ? Zero::integer : Zero::number;
