@@ -52,7 +52,7 @@ def registers_table(kernels: Sequence[Kernel]) -> str:
         registers = sorted(k.registers for k in group)
         return f"{len(group)}: {registers[0]}–{registers[-1]}, {sum(k.local for k in group)} B"
 
-    rows = [[source, *(cell(source, a) for a in ARCHITECTURES)] for source in SOURCES]
+    rows = [[source, *(cell(source, a) for a in ARCHITECTURES)] for source in (*SOURCES, USUAL)]
     return _table(["file", *(f"sm_{a}" for a in ARCHITECTURES)], rows)
 
 
