@@ -238,6 +238,6 @@ GATHER_CODEBOOK = f"""
 {_CODEBOOK}
   row_shape = Shape (rows)
   y_shape = Concat <axis = 0> (row_shape, columns_1)
-  y_32 = Reshape (w, y_shape)
+  y_32 = Reshape <allowzero = 1> (w, y_shape)
   y = CastLike (y_32, codebooks)
 """

@@ -13,6 +13,8 @@ from qonnx.custom_ops.codebook import CodebookWeight
 from qonnx.custom_ops.codebook_layouts import from_aqlm, from_vptq, unpack_vptq
 from qonnx.errors import QonnxError
 from qonnx.runtime import session
+from tests.operator_cases import EXAMPLES, Size
+from tests.operator_worker import outcome
 
 OPERATOR = "GatherCodebook"
 native = pytest.mark.skipif(library_path() is None, reason="no native library")
@@ -235,3 +237,10 @@ def test_swapped_books_are_noticed():
     swapped = CodebookWeight(weight.indices[..., ::-1], weight.codebooks, weight.scale, weight.block)
     with pytest.raises(AssertionError):
         np.testing.assert_array_equal(gather(swapped, where="ort"), decoded(weight))
+
+
+@pytest.mark.parametrize("lead", [(1, 0), (0, 3)])
+def test_the_function_takes_no_rows_of_any_shape(lead):
+    case = EXAMPLES["GatherCodebook"]("GatherCodebook", Size(lead=lead))
+    (y,) = outcome(case, native=False)
+    assert y.shape == (*lead, 64)
