@@ -62,7 +62,7 @@ struct Pieces {
   static constexpr int codes = turns(T::block_tiles * of_tile), rows = turns(T::tokens * T::row_pieces);
   int code[codes > 0 ? codes : 1], row[rows];
 
-  QONNX_DEVICE_MEMBER Pieces(const Job& job, int tile, int token) {
+  QONNX_DEVICE_MEMBER Pieces(const Job& job, int tile, [[maybe_unused]] int token) {
     if constexpr (of_tile != 0) {
 #pragma unroll
       for (int turn = 0; turn < codes; ++turn) {
