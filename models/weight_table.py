@@ -9,10 +9,6 @@ and peak memory the operating system counts; scores are those of models/evaluate
 Bits are an average over the weights of products and convolutions, scales and 8-bit edges included: what the file is
 smaller than the float file as our spelling leaves it, taken off 32 for each of them. A row is written as soon as it is
 there: a run that was stopped goes on where it was.
-
-Of SmolLM2, the table that embeds tokens and scores them counts among the weights: 28 of 135 million, in 8 bits in our
-rows and in float in ONNX Runtime's. `final`, a matrix that only the rotation of the reference needs (models/llama.py),
-stays float: it is nearly diagonal, and 8 bits a channel of it alone cost 2.6 % of perplexity.
 """
 
 from __future__ import annotations
@@ -53,7 +49,8 @@ convert(sys.argv[1], recipe="spell-only", output=sys.argv[2], quiet=True)
 @dataclass(frozen=True)
 class Subject:
     """A model of the tables, by its name in models/evaluate.py. data: calibration samples as arrays of a .npz, in words
-    `said`. count: evaluation samples, of `unit`. columns: score -> heading and format. kept: nodes that stay float."""
+    `said`. count: evaluation samples, of `unit`. columns: score -> heading and format. kept: nodes that stay float.
+    remark: what else a reader of the page must know."""
 
     name: str
     path: Callable[[], pathlib.Path]
@@ -63,6 +60,7 @@ class Subject:
     unit: str
     columns: dict[str, tuple[str, str]]
     kept: tuple[str, ...] = ()
+    remark: str = ""
 
 
 def _photos() -> dict[str, np.ndarray]:
@@ -97,6 +95,9 @@ SUBJECTS: dict[str, Subject] = {
             "same_best_token": ("same next token", ".1%"),
         },
         ("final",),
+        "The table that embeds tokens and scores them counts among the weights: 28 of 135 million, in 8 bits in our\n"
+        "rows and in float in ONNX Runtime's. `final`, a matrix that only the rotation of the reference needs\n"
+        "(models/llama.py), stays float: it is nearly diagonal, and 8 bits a channel of it alone cost 2.6 % of perplexity.",
     ),
     "ppocr-rec": Subject(
         "ppocr-rec",
@@ -192,6 +193,7 @@ def write(model: str, kept: dict[str, list[dict]], file: pathlib.Path) -> None:
     subject = SUBJECTS[model]
     text = f"# Weights of {model} at a few bits\n\n" + (__doc__ or "").split("\n\n", 2)[2] + "\n"
     text += f"Calibration: {subject.said}. Evaluation: {subject.count} {subject.unit}, where nothing else is said.\n\n"
+    text += f"{subject.remark}\n\n" * bool(subject.remark)
     text += "\n".join(markdown(subject, title, [Row(**one) for one in rows]) for title, rows in kept.items())
     file.with_suffix(".md").write_text(text, encoding="utf-8")
     file.with_suffix(".json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")

@@ -78,7 +78,9 @@ def test_presets_read_check_and_survive_a_round_trip(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_presets_say_by_their_name_what_they_need_and_do(name):
     one = recipe(name)
-    assert one.needs_data == (name.startswith(("static", "vit", "weight-codebook")) or name.endswith("calibrated"))
+    assert one.needs_data == (
+        name.startswith(("static", "vit", "llm", "weight-codebook")) or name.endswith("calibrated")
+    )
     assert one.quantizes == (name not in ("spell-only", "read-quantized"))
 
 
