@@ -97,7 +97,7 @@ SUBJECTS: dict[str, Subject] = {
         ("final",),
         "The table that embeds tokens and scores them counts among the weights: 28 of 135 million, in 8 bits in our\n"
         "rows and in float in ONNX Runtime's. `final`, a matrix that only the rotation of the reference needs\n"
-        "(models/llama.py), stays float: it is nearly diagonal, and 8 bits a channel of it alone cost 2.6 %.",
+        "(models/llama.py), stays float: it is nearly diagonal, and 8 bits a channel cost 2.6 % of perplexity.",
     ),
     "ppocr-rec": Subject(
         "ppocr-rec",
