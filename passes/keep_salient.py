@@ -64,8 +64,9 @@ class KeepSalient(Pass):
                     continue
                 parts = _Parts(value, np.sort(order[:count]), np.sort(order[count:]), views[0].node)
                 for view in views:
-                    kept = parts.split(view)
-                    yield Change(view.node.name or view.result.name, f"{count} of {len(order)} channels in {kept}")
+                    parts.split(view)
+                    what = f"{count} of {len(order)} channels in {BYTE.name}"
+                    yield Change(view.node.name or view.result.name, what)
 
 
 def _costs(view: Linear) -> np.ndarray:
@@ -91,8 +92,8 @@ class _Parts:
             for part, found in zip(self.indices, self.values, strict=True):
                 note(found).stats = taken(stats, part)
 
-    def split(self, view: Linear) -> str:
-        """Let the product read the rest, and one beside it the salient channels; the latter's format."""
+    def split(self, view: Linear) -> None:
+        """Let the product read the rest, and one beside it the salient channels."""
         node, layout = view.node, layout_of(view.node)
         rows = layout.to_rows(array(view.weight))[0]
         salient, rest = (np.ascontiguousarray(rows[:, index]) for index in self.indices)
@@ -106,7 +107,6 @@ class _Parts:
         set_input(node, 1, initializer(node.graph, f"{view.weight.name}.rest", rest if turned else rest.T.copy()))
         node.replace_input_with(0, self.values[1])
         add_beside(view, [beside])
-        return BYTE.name
 
 
 def _gathered(value: ir.Value, index: np.ndarray, name: str, first: ir.Node) -> ir.Value:

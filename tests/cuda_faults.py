@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 
-from tests.cuda_emulation import ROOT, build
+from tests.cuda_build import ROOT, build
 
 # Fault, cases that must notice it, what was taken away.
 FAULTS = {

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from tests.cuda_emulation import CUDA
+from tests.cuda_build import CUDA
 
 _USUAL = pathlib.Path("/usr/local/cuda/bin/nvcc")
 NVCC = shutil.which("nvcc") or (str(_USUAL) if _USUAL.exists() else None)

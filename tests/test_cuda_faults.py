@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.cuda_emulation import CUDA, needs_compiler
+from tests.cuda_build import CUDA, needs_compiler
 from tests.cuda_faults import FAULTS, caught_by, faulty
 
 

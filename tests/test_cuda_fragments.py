@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from tests.cuda_emulation import CUDA
+from tests.cuda_build import CUDA
 
 _PROGRAM = r"""
 #include <cute/atom/mma_traits_sm80.hpp>

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from qonnx.runtime import session
-from tests.cuda_emulation import CUDA, build, needs_compiler
+from tests.cuda_build import CUDA, build, needs_compiler
 from tests.operator_cases import EXAMPLES, Size, model_of
 
 # Of the CUDA runtime, what computing may call: launches, which have no name here, and what only asks.

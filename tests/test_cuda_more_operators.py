@@ -9,7 +9,8 @@ from tests import test_kernels_gather_codebook as gather
 from tests import test_kernels_log_attention as attention
 from tests import test_kernels_log_quantize as quantizers
 from tests import test_kernels_static_product as products
-from tests.cuda_emulation import SCHEDULES, build, needs_compiler
+from tests.cuda_build import build, needs_compiler
+from tests.cuda_emulation import SCHEDULES
 from tests.cuda_operator_cases import (
     ATTENTION_SHAPES,
     GATHERED,

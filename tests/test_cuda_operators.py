@@ -10,7 +10,7 @@ from qonnx.custom_ops.hadamard import HADAMARD, QUANTIZE_ROWS, ROTATE_AND_QUANTI
 from qonnx.custom_ops.lowbit import EXACT, INT8
 from tests import test_kernels_hadamard as rotations
 from tests import test_kernels_lowbit as products
-from tests.cuda_emulation import build, needs_compiler
+from tests.cuda_build import build, needs_compiler
 from tests.low_bit_cases import model_of, weight_of
 
 pytestmark = needs_compiler

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from qonnx.custom_ops.lowbit import EXACT, INT8
-from tests.cuda_emulation import SCHEDULES, Device, PackedLowBit, build, needs_compiler
+from tests.cuda_build import build, needs_compiler
+from tests.cuda_emulation import SCHEDULES, Device, PackedLowBit
 from tests.cuda_product_cases import DTYPES, KINDS, LARGE, SHAPES, check, check_product, numbers
 from tests.low_bit_cases import weight_of
 

@@ -13,7 +13,7 @@ import pytest
 from onnx.parser import parse_model
 
 from qonnx.custom_ops import library_path
-from tests.cuda_emulation import CUDA, build, needs_compiler
+from tests.cuda_build import CUDA, build, needs_compiler
 
 # Not among the CUDA operators. ObserveSink: the CPU's own is registered for both providers, on a copy in the host's
 # memory. ConvLowBit has no CUDA kernel: ONNX Runtime runs it on the CPU and copies its image and result.

@@ -7,8 +7,9 @@ from qonnx.custom_ops.cuda.report.__main__ import WRITTEN, report
 from qonnx.custom_ops.cuda.report.compiled import ARCHITECTURES, SOURCES, USUAL, kernels_of, load, name_of
 from qonnx.custom_ops.cuda.report.roofline import CARDS, FORMS, estimate, usual_kernel
 from qonnx.custom_ops.cuda.report.work import Form, Packed, Work, most_in_one, resident
+from tests.cuda_build import build, needs_compiler
 from tests.cuda_codebook_cases import weight_of as codebook_weight
-from tests.cuda_emulation import Device, PackedCodebook, PackedLowBit, build, needs_compiler
+from tests.cuda_emulation import Device, PackedCodebook, PackedLowBit
 from tests.low_bit_cases import weight_of as low_bit_weight
 
 _ONE, _TWO = "_ZN5qonnx4cuda13finish_kernelENS1_4SumsE", "_ZN5qonnx4cuda11rows_kernelILNS0_7ElementE2ELb1ELb0EEEv"

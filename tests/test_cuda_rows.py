@@ -5,7 +5,8 @@ import pytest
 
 from qonnx.custom_ops.hadamard import rotation_of
 from tests import cuda_rows_cases
-from tests.cuda_emulation import SCHEDULES, Device, build, needs_compiler
+from tests.cuda_build import build, needs_compiler
+from tests.cuda_emulation import SCHEDULES, Device
 from tests.test_kernels_hadamard import rows
 
 pytestmark = needs_compiler

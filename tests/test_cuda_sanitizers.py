@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.cuda_emulation import ROOT, build, needs_compiler
+from tests.cuda_build import ROOT, build, needs_compiler
 
 _RUN = """
 import sys
