@@ -43,6 +43,7 @@ PackedCodebook::PackedCodebook(const LowBitShape& shape, const CodebookInputs& i
   if (codebook_.wide) pack_indices<uint16_t>(shape, inputs.codes.as<uint8_t>());
   else pack_indices<uint8_t>(shape, inputs.codes.as<uint8_t>());
   weight_.codebook = &codebook_;
+  bytes_.count({&indices_, &books_, &ordered_, &scales_});
 }
 
 void PackedCodebook::set_books(const Tensor& codebooks, bool bytes, const std::string& who) {

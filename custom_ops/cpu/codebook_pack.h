@@ -30,6 +30,7 @@ class PackedCodebook {
   LowBitWeight weight_{};
   Codebook codebook_{};
   Buffer indices_, books_, ordered_, scales_;
+  PackedBytes bytes_;
 };
 
 }  // namespace qonnx::cpu

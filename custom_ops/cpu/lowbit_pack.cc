@@ -2,11 +2,13 @@
 #include "lowbit_pack.h"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstring>
 
 #include "../operands.h"
+#include "operators.h"
 
 namespace qonnx::cpu {
 
@@ -14,6 +16,8 @@ namespace {
 
 constexpr float kLargestInteger = 1024;       // zero · Σ q of a group stays far inside int32
 constexpr float kLargestIntegerOfPairs = 255;  // so does Σ (value − zero) · q of 16-bit codes
+
+std::atomic<size_t> packed_bytes{0};  // of all weights that live
 
 size_t divided_up(size_t a, size_t b) { return (a + b - 1) / b; }
 
@@ -58,6 +62,13 @@ void pack_triples(const uint8_t* code, size_t units, uint8_t* lines) {
 }
 
 }  // namespace
+
+PackedBytes::~PackedBytes() { packed_bytes -= bytes_; }
+
+void PackedBytes::count(std::initializer_list<const Buffer*> buffers) {
+  for (const Buffer* buffer : buffers) bytes_ += buffer->bytes();
+  packed_bytes += bytes_;
+}
 
 bool exact_in_float16(const std::vector<float>& values) {
   return std::all_of(values.begin(), values.end(), [](float v) { return decode_float16(encode_float16(v)) == v; });
@@ -107,6 +118,7 @@ PackedLowBit::PackedLowBit(const LowBitShape& shape, const LowBitInputs& inputs,
   set_values(shape, inputs.table.as<float>(), bytes, who);
   set_parameters(shape, inputs, who);
   pack_codes(shape, inputs.codes.as<uint8_t>());
+  bytes_.count({&codes_, &scales_, &zeros_});
 }
 
 void PackedLowBit::set_values(const LowBitShape& shape, const float* table, bool bytes, const std::string& who) {
@@ -179,3 +191,5 @@ void PackedLowBit::pack_codes(const LowBitShape& shape, const uint8_t* codes) {
 }
 
 }  // namespace qonnx::cpu
+
+extern "C" QONNX_EXPORT uint64_t qonnx_packed_bytes() { return qonnx::cpu::packed_bytes; }

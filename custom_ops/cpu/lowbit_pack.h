@@ -1,6 +1,7 @@
 // Packs a low-bit weight from its portable layout into the layout of the kernels (lowbit.h).
 #pragma once
 
+#include <initializer_list>
 #include <string>
 #include <vector>
 
@@ -34,12 +35,24 @@ LowBitWeight geometry_of(const LowBitShape& shape);
 // Numbers [rows, blocks] as [panel][group][32], float16 when weight.halves.
 Buffer by_panel(const LowBitWeight& weight, const std::vector<float>& values, size_t blocks);
 
+// Counts what packed weights take, for as long as they live, in the sum that qonnx_packed_bytes gives.
+class PackedBytes {
+ public:
+  PackedBytes() = default;
+  PackedBytes(const PackedBytes&) = delete;
+  PackedBytes& operator=(const PackedBytes&) = delete;
+  ~PackedBytes();
+  void count(std::initializer_list<const Buffer*> buffers);
+
+ private:
+  size_t bytes_ = 0;
+};
+
 class PackedLowBit {
  public:
   // `bytes`: the table, unless it counts 0, 1, 2, …, is rounded to 8 bits for integer sums.
   PackedLowBit(const LowBitShape& shape, const LowBitInputs& inputs, bool bytes, const std::string& who);
   const LowBitWeight& weight() const { return weight_; }
-  size_t memory() const { return codes_.bytes() + scales_.bytes() + zeros_.bytes(); }
 
  private:
   void pack_codes(const LowBitShape& shape, const uint8_t* codes);
@@ -50,6 +63,7 @@ class PackedLowBit {
   float step_ = 1;    // of a table rounded to bytes
   float offset_ = 0;  // added to those bytes
   Buffer codes_, scales_, zeros_;
+  PackedBytes bytes_;
 };
 
 }  // namespace qonnx::cpu
