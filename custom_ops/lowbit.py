@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from qonnx.custom_ops import narrow
 from qonnx.errors import QonnxError
 
 EXACT, INT8 = "MatMulLowBit", "DynamicQuantizeMatMulLowBit"
@@ -120,9 +121,12 @@ class LowBitWeight:
         zero_point = np.broadcast_to(self.zero_point, self.scale.shape).astype(np.float64)
         return (value - zero_point[:, column]) * self.scale.astype(np.float64)[:, column]
 
-    @property
-    def bits_per_weight(self) -> float:
-        """Bits stored for one weight, scales and zero points included, tables shared by many weights left out."""
+    def nbytes(self, opset: int) -> int:
+        """Bytes in a file of that opset, the table included."""
         arrays = self.arrays()
-        stored = sum(arrays[name].nbytes for name in ("codes", "scale", "zero_point"))
-        return 8 * stored / math.prod(self.codes.shape)
+        narrowed = sum(narrow.nbytes(arrays[name], opset) for name in ("scale", "zero_point"))
+        return arrays["codes"].nbytes + arrays["table"].nbytes + narrowed
+
+    def bits_per_weight(self, opset: int) -> float:
+        """Bits stored for one weight, scales and zero points included, tables shared by many weights left out."""
+        return 8 * (self.nbytes(opset) - self.arrays()["table"].nbytes) / math.prod(self.codes.shape)

@@ -32,7 +32,7 @@ def integers(solver: str, ridge: float = float("inf"), **assign) -> str:
     towards the float targets that come first."""
     way = "solve_weights" if solver in _WITHOUT_DATA else "solve_in_turn"
     passes = ["spell", "split_conv_transpose", "patches_to_matmul", "label", "share_tables", "assign_weights", way]
-    passes += ["place_low_bit", "place_qdq", "lower", "tidy"]
+    passes += ["place_low_bit", "place_qdq", "lower", "narrow_constants", "tidy"]
     solve = {"solver": solver} if way == "solve_weights" else _turn(solver, ridge)
     return _recipe(passes, assign_weights={"edges": "8", **assign}, **{way: solve})
 
@@ -40,7 +40,7 @@ def integers(solver: str, ridge: float = float("inf"), **assign) -> str:
 def books(format: str, solver: str = "additive", ridge: float = float("inf")) -> str:
     """Code books, layer after layer; what they do not pay for keeps 8 bits."""
     passes = ["spell", "patches_to_matmul", "label", "share_tables", "assign_codebooks", "assign_weights"]
-    passes += ["solve_in_turn", "place_codebooks", "place_low_bit", "place_qdq", "lower", "tidy"]
+    passes += ["solve_in_turn", "place_codebooks", "place_low_bit", "place_qdq", "lower", "narrow_constants", "tidy"]
     turn = _turn(solver, ridge)
     return _recipe(passes, assign_codebooks={"format": format}, assign_weights={"bits": 8}, solve_in_turn=turn)
 
@@ -58,7 +58,7 @@ _ORT = {
     "ONNX Runtime MatMulNBits, HQQ": "ORT weights 4 bit, block 32, HQQ",
 }
 _ORT_2 = {"ONNX Runtime MatMulNBits, 2 bit, block 32": "ORT weights 2 bit, block 32"}
-_HALF = {"half_scales": True}
+_HALF = {"scale_bits": 16}
 _FORMATS = ("nf4", "fp4", "mxfp4", "nvfp4", "pot4", "sqrt2-4", "half4")
 
 TABLES: dict[str, dict[str, Rows]] = {

@@ -21,6 +21,7 @@ from qonnx.passes.low_rank import LowRank
 from qonnx.passes.lower import Lower
 from qonnx.passes.lower_dynamic import LowerDynamic
 from qonnx.passes.lower_static import LowerStatic
+from qonnx.passes.narrow_constants import NarrowConstants
 from qonnx.passes.observe import Observe
 from qonnx.passes.patches_to_matmul import PatchesToMatMul
 from qonnx.passes.place_codebooks import PlaceCodebooks
@@ -93,6 +94,7 @@ PASSES: dict[str, type[Pass]] = {
     "lower_dynamic": LowerDynamic,
     "lower_static": LowerStatic,
     "lower": Lower,
+    "narrow_constants": NarrowConstants,
     "tidy": Tidy,
 }
 

@@ -27,7 +27,7 @@ import onnx_ir as ir
 
 from qonnx.cpu import has_vnni
 from qonnx.errors import QonnxError
-from qonnx.formats import FORMATS, TABLES, IntFormat, TableFormat
+from qonnx.formats import FORMATS, FRACTIONS, TABLES, IntFormat, TableFormat
 from qonnx.notes import note, skip
 from qonnx.options import nearest
 from qonnx.passes.base import Change, Pass
@@ -58,8 +58,9 @@ class AssignWeights(Pass):
     symmetric: zero point 0; None: at 8 bits as the target says, below only where the target demands it. granularity:
     None: "block" if there is a block, else "channel". activations: "dynamic" prepares for `lower_dynamic`, whose
     integer products saturate without VNNI unless weights have 7 bits. table: key of TABLES, for matrices in place of
-    integers (`place_low_bit` must follow); `bits` then speak of everything else. half_scales: matrices of fewer than 8
-    bits get float16 scales where the target reads our operators (`place_low_bit` must follow); blocks of 8 fit then.
+    integers (`place_low_bit` must follow); `bits` then speak of everything else. scale_bits: matrices of fewer than 8
+    bits get scales of 16 or 8 bits where the target reads our operators (`place_low_bit` must follow, and for 8
+    `narrow_constants`); blocks of 8 fit then.
     edges: "8" or, as the rest, "same".
     Raises QonnxError when the target or the model's opset cannot hold such weights.
     """
@@ -72,7 +73,7 @@ class AssignWeights(Pass):
     granularity: Literal["tensor", "channel", "block"] | None = None
     activations: Literal["float", "dynamic"] = "float"
     table: str | None = None
-    half_scales: bool = False
+    scale_bits: Literal[32, 16, 8] = 32
     edges: Literal["8", "same"] = "same"
 
     tolerance = 0.0
@@ -91,8 +92,8 @@ class AssignWeights(Pass):
                 f"{self.bits}-bit weights need opset {needed}, target '{self.target.name}' reads up to "
                 f"{self.target.opset[1]}; choose more bits or another target"
             )
-        self.half_scales = self.half_scales and not self.target.standard_only
-        least = 8 if self.half_scales else 16
+        self._fraction = None if self.target.standard_only else FRACTIONS[self.scale_bits]
+        least = 16 if self._fraction is None else 8
         if self.block is not None and (self.block < least or self.block & (self.block - 1)):
             raise QonnxError(
                 f"block size {self.block} is not a power of two of at least {least}, as runtimes demand; try 32"
@@ -160,9 +161,9 @@ class AssignWeights(Pass):
             return byte
         if self.table is not None and _plain_product(node):
             return self._table()
-        if self.half_scales and self.bits < 8 and _plain_product(node):
-            return dataclasses.replace(main, half_scales=True)
-        if self.half_scales and main.block == 8:
+        if self._fraction is not None and self.bits < 8 and _plain_product(node):
+            return dataclasses.replace(main, scale_fraction=self._fraction)
+        if main.block == 8:
             main = dataclasses.replace(main, block=16)
         if main.granularity == "block" and node.op_type in ("Conv", "ConvTranspose"):
             groups = integer(node, "group", 1)
@@ -175,9 +176,9 @@ class AssignWeights(Pass):
     def _table(self) -> TableFormat:
         """The table format, with the user's block or granularity where there is a wish."""
         chosen, granularity = TABLES[self.table], self.granularity or "block"
-        return dataclasses.replace(
-            chosen, granularity=granularity, block=(self.block or chosen.block) if granularity == "block" else 0
-        )
+        fraction = self._fraction if chosen.scale_fraction is None else chosen.scale_fraction
+        block = (self.block or chosen.block) if granularity == "block" else 0
+        return dataclasses.replace(chosen, granularity=granularity, block=block, scale_fraction=fraction)
 
     def _main(self) -> IntFormat:
         """The format that the options ask for."""

@@ -1,11 +1,11 @@
-"""Place low bits: write products whose weights are solved in a table of levels, or in integers with float16 scales.
+"""Place low bits: write products whose weights are solved in a table of levels, or in integers with narrow scales.
 
 1. Up to 16 levels: MatMulLowBit of `ai.qonnx`, codes packed to the bit beside their table. No type of ONNX means NF4,
    ternary, power-of-two or mid-rise numbers, and ONNX Runtime's CPU provider has no kernel for the float types below 8
    bits. The operator's function body runs where our library is not loaded.
 2. More levels, which no kernel looks up: DequantizeLinear over FLOAT8E4M3FN, or FLOAT8E5M2 where the levels are not
    among those of E4M3. 6-bit floats are among them and take 8 bits of the file; ONNX Runtime decodes them at load.
-3. Integers with float16 scales in a float32 model: MatMulLowBit, which takes such scales; DequantizeLinear would return
+3. Integers with narrow scales in a float32 model: MatMulLowBit, which takes such scales; DequantizeLinear would return
    float16.
 
 A weight that several nodes read is stored once.
@@ -53,7 +53,9 @@ class PlaceLowBit(Pass):
                 solved = note(node).solved
                 if solved is None or note(node).fate is not None:
                     continue
-                if not isinstance(solved.format, TableFormat) and not getattr(solved.format, "half_scales", False):
+                if not isinstance(solved, QuantizedTensor):
+                    continue
+                if not isinstance(solved.format, TableFormat) and solved.format.scale_fraction is None:
                     continue
                 if note(node).mean_error is not None:
                     add_to_bias(node, -note(node).mean_error, array(node.inputs[1]).dtype)
@@ -87,7 +89,8 @@ class PlaceLowBit(Pass):
         new.metadata_props.update(node.metadata_props)
         replace(node.outputs[0], new.outputs[0])
         remove_unused([node])
-        detail = f"{note(new).plan}, {weight.bits_per_weight:.3g} bits a weight in {name}"
+        bits = weight.bits_per_weight(model.graph.opset_imports.get("", 1))
+        detail = f"{note(new).plan}, {bits:.3g} bits a weight in {name}"
         done(new, detail)
         return Change(new.name or new.outputs[0].name, detail)
 
@@ -109,7 +112,7 @@ def _dequantized(node: ir.Node, value: ir.Value, owner: ir.Graph, solved: Quanti
 
 
 def low_bit_weight(solved: QuantizedTensor, layout: Layout) -> LowBitWeight:
-    """A solved matrix as the operator stores it. Powers of two are bfloat16, 3 fraction bits float16 where they fit."""
+    """A solved matrix as the operator stores it. Scales that float16 or bfloat16 hold are such numbers."""
     format = solved.format
     codes = np.asarray(layout.to_rows(solved.codes)[0])
 
@@ -119,17 +122,17 @@ def low_bit_weight(solved: QuantizedTensor, layout: Layout) -> LowBitWeight:
         return np.broadcast_to(parameter.reshape(-1, 1), (len(codes), 1))
 
     scale = by_row(np.asarray(solved.scale, np.float32))
+    if format.scale_fraction is not None:
+        fewer = scale.astype(ml_dtypes.bfloat16 if format.scale_fraction == 0 else np.float16)
+        scale = fewer if (fewer.astype(np.float32) == scale).all() else scale
     if not isinstance(format, TableFormat):
         return LowBitWeight(
             codes=codes.astype(np.int32) - format.minimum,
-            scale=np.ascontiguousarray(scale.astype(np.float16)),
+            scale=np.ascontiguousarray(scale),
             zero_point=_stored_zero_point(by_row(np.asarray(solved.zero_point)).astype(np.int32) - format.minimum),
             block=format.block or codes.shape[1],
             levels=format.maximum - format.minimum + 1,
         )
-    if format.scale_fraction is not None:
-        narrow = scale.astype(ml_dtypes.bfloat16 if format.scale_fraction == 0 else np.float16)
-        scale = narrow if (narrow.astype(np.float32) == scale).all() else scale
     return LowBitWeight(
         codes=codes,
         scale=np.ascontiguousarray(scale),

@@ -17,9 +17,10 @@ import onnx_ir as ir
 
 from qonnx.allocation import Allocation, Choice
 from qonnx.codebooks import CODEBOOKS, CodebookFormat
+from qonnx.custom_ops import narrow
 from qonnx.errors import QonnxError
 from qonnx.footprint import stored_bytes
-from qonnx.formats import FORMATS, IntFormat
+from qonnx.formats import FORMATS, FRACTIONS, SCALE_BITS, IntFormat
 from qonnx.harm import Harm, Judge, opened
 from qonnx.lean import structure_bytes
 from qonnx.notes import clone, note
@@ -32,8 +33,9 @@ from qonnx.plan import Plan
 from qonnx.targets import Target
 
 # What a placed format adds to the file besides its arrays: attributes of a layer, names of its operands, each of which
-# stands in the node and at the tensor; once, function bodies of two operators (6.6 kB) and the recipe.
-_LAYER_BYTES, _NAMES, _ONCE_BYTES = 400, 12, 10_000
+# stands in the node, the tensor and what widens it; once, function bodies of two operators (6.6 kB) and the recipe.
+_LAYER_BYTES, _NAMES, _ONCE_BYTES = 780, 26, 10_000
+_FRACTION = FRACTIONS[16]  # of scales that our operators read
 _ROWS = 512  # rows of a layer on which formats are tried; books fitted to fewer look a little better than they are
 
 
@@ -113,13 +115,14 @@ def survey(
     if not layers:
         return None
     nodes, trial = list(model.graph), Trial(model, layers, judged)
-    formats = [_formats(nodes[some[0]], menu, target, model.graph.opset_imports.get("", 1)) for some in layers]
+    opset = model.graph.opset_imports.get("", 1)
+    formats = [_formats(nodes[some[0]], menu, target, opset) for some in layers]
     group = -(-len(layers) // menu.runs)
     choices: list[tuple[Choice, ...]] = []
     for first in range(0, len(layers), group):
         numbers = range(first, min(first + group, len(layers)))
         references = {n: at(note(trial.sources[n]).plan.weight, menu.reference) for n in numbers}
-        tables = [_errors(trial.sources[n], {*formats[n], references[n]}) for n in numbers]
+        tables = [_errors(trial.sources[n], {*formats[n], references[n]}, opset) for n in numbers]
         noise = trial.harm(references).noise / max(
             sum(table[references[n]][1] for n, table in zip(numbers, tables, strict=True)), 1e-30
         )
@@ -136,7 +139,7 @@ def at(format: IntFormat, bits: int) -> IntFormat:
     stored = STORED[bits]
     plain = FORMATS[f"{'s' if format.symmetric else 'u'}{stored}"]
     levels = 0 if stored == bits else 2**bits
-    kept = {name: getattr(format, name) for name in ("granularity", "block", "half_scales")}
+    kept = {name: getattr(format, name) for name in ("granularity", "block", "scale_fraction")}
     return dataclasses.replace(plain, levels=levels, **kept)
 
 
@@ -159,11 +162,11 @@ def _layers(model: ir.Model) -> list[tuple[int, ...]]:
 
 
 def _formats(node: ir.Node, menu: Menu, target: Target, opset: int) -> tuple[IntFormat | CodebookFormat, ...]:
-    """What the node may get. Only matrices can be packed to any number of bits, have float16 scales or be in code
+    """What the node may get. Only matrices can be packed to any number of bits, have narrow scales or be in code
     books, all of which need operators of ours."""
     ours, taken, plain = _packs(node) and not target.standard_only, [], note(node).plan.weight
     if ours:
-        plain = dataclasses.replace(plain, half_scales=True)
+        plain = dataclasses.replace(plain, scale_fraction=_FRACTION)
         fitting = (books_for(node, CODEBOOKS[name], menu.most) for name in menu.books)
         taken += [format for format in fitting if format is not None]
     for bits in sorted(set(menu.bits)):
@@ -186,7 +189,7 @@ def _packs(node: ir.Node) -> bool:
     return is_op(node, "MatMul") and rank(node.inputs[0]) != 1
 
 
-def _errors(node: ir.Node, formats: set) -> dict:
+def _errors(node: ir.Node, formats: set, opset: int) -> dict:
     """Bytes and relative error ‖W − Ŵ‖² / ‖W‖² of each format, the latter on _ROWS of the layer's rows: it is a mean
     over very many weights, and what is chosen is measured on all of them."""
     some, found = _excerpt(node), {}
@@ -197,7 +200,7 @@ def _errors(node: ir.Node, formats: set) -> dict:
     for format in formats:
         solved = rounded(some, format)
         book = isinstance(format, CodebookFormat)
-        size = format.stored_bits(rows, columns) // 8 if book else int(_nbytes(solved) * share)
+        size = format.stored_bits(rows, columns) // 8 if book else int(_nbytes(solved, opset) * share)
         found[format] = size, float(np.square(weight - solved.decode()).sum()) / power
     return found
 
@@ -216,14 +219,14 @@ def _excerpt(node: ir.Node) -> ir.Node:
     return some
 
 
-def _nbytes(solved) -> int:
-    """Bytes in the file. What only our operator stores, other bits than those of a type or float16 scales, has codes
-    packed to the bits that are used, zero points of a byte each and a float32 table of its levels."""
+def _nbytes(solved, opset: int) -> int:
+    """Bytes in a file of that opset. What only our operator stores, other bits than those of a type or narrow scales,
+    has codes packed to the bits that are used and a float32 table of its levels."""
     format = solved.format
-    if isinstance(format, CodebookFormat) or not (format.levels or format.half_scales):
+    if isinstance(format, CodebookFormat) or (not format.levels and format.scale_fraction is None):
         return solved.nbytes
-    zero_points = 0 if format.symmetric else solved.zero_point.size
-    scales = solved.scale.size * (2 if format.half_scales else 4)
+    scales = solved.scale.size * SCALE_BITS[format.scale_fraction] // 8
+    zero_points = 0 if format.symmetric else narrow.nbytes(np.uint8(solved.zero_point - format.minimum), opset)
     levels = format.levels or 2**format.bits
     return -(-solved.codes.size * (levels - 1).bit_length() // 8) + scales + zero_points + 4 * levels
 

@@ -17,6 +17,7 @@ from qonnx.custom_ops.ops import OPS
 from qonnx.model import files, load
 from qonnx.operators import WEIGHT_ONLY_OPERATORS
 
+_ON_CONSTANTS = ("DequantizeLinear", "Transpose", "Reshape", "Cast", "Gather")  # what makes a weight of constants
 # Inputs of an integer operator that hold scales and zero points, by operator type.
 _PARAMETERS = {
     "DequantizeLinear": (1, 2),
@@ -68,7 +69,7 @@ def _constant_sources(values: Sequence[ir.Value | None], seen: set[ir.Value]) ->
         seen.add(value)
         if value.const_value is not None:
             yield value
-        elif (node := value.producer()) is not None and node.op_type in ("DequantizeLinear", "Transpose", "Reshape"):
+        elif (node := value.producer()) is not None and node.op_type in _ON_CONSTANTS:
             sources = list(_constant_sources(node.inputs[:1], seen))
             yield from sources
             if sources:  # the scale of a weight belongs to the weight; that of an activation to nobody
@@ -86,9 +87,24 @@ def _constants(model: ir.Model) -> Iterator[ir.Value]:
                 yield node.outputs[0]
 
 
+def _readings(value: ir.Value) -> Iterator[ir.Usage]:
+    """Who reads a constant, through what widens narrow scales and zero points (passes/narrow_constants.py)."""
+    for use in value.uses():
+        after = use.node.outputs[0] if use.node.op_type in ("Cast", "Gather") else None
+        behind = () if after is None else tuple(_readings(after))
+        parameter = [u for u in behind if u.node.domain == DOMAIN and _port(u).endswith(("scale", "zero_point"))]
+        yield from parameter or (use,)
+
+
+def _port(use: ir.Usage) -> str:
+    """The name of an operand of an operator of ours; empty for one of an overload."""
+    inputs = OPS[use.node.op_type].inputs if use.node.op_type in OPS else ()
+    return inputs[use.idx] if use.idx < len(inputs) else ""
+
+
 def _role(value: ir.Value) -> tuple[bool, int]:
     """(is a scale or zero point, number of weight elements) of a constant; (False, 0) for shapes and indices."""
-    tensor, uses = value.const_value, value.uses()
+    tensor, uses = value.const_value, list(_readings(value))
     if any(use.idx in _PARAMETERS.get(use.node.op_type, ()) for use in uses):
         return True, 0
     for use in uses:

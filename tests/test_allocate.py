@@ -107,18 +107,18 @@ def test_a_few_rows_say_what_all_do():
     node = next(n for n in model.graph if n.inputs[1].name == "w1")
     AssignWeights(TARGETS["ort-cpu"], bits=4)(model)
     formats = {at(note(node).plan.weight, bits) for bits in (2, 4, 8)} | {CODEBOOKS["1x8v4"]}
-    for format, (size, error) in weight_choices._errors(node, formats).items():
+    for format, (size, error) in weight_choices._errors(node, formats, 25).items():
         solved, weight = rounded(node, format), node.inputs[1].const_value.numpy()
         whole = float(np.square(weight - solved.decode()).sum() / np.square(weight).sum())
         assert error == pytest.approx(whole, rel=0.15)
-        assert abs(size - weight_choices._nbytes(solved)) <= 4
+        assert abs(size - weight_choices._nbytes(solved, 25)) <= 4
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
 def test_bytes_that_are_foreseen_are_stored(bits):
     model, _ = allocated(bits=(bits,), books=(), average=20.0)
     readers = {n.inputs[1].name: n for n in model.graph if note(n).plan is not None}
-    foreseen = {name: weight_choices._errors(n, {f := note(n).plan.weight})[f][0] for name, n in readers.items()}
+    foreseen = {name: weight_choices._errors(n, {f := note(n).plan.weight}, 18)[f][0] for name, n in readers.items()}
     for one in (SolveWeights(), PlaceLowBit(), PlaceQDQ(), Tidy()):
         one(model)
     arrays = model.graph.initializers.items()

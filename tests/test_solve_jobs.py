@@ -33,7 +33,7 @@ def jobs(seed: int = 0) -> list[Job]:
         ((64, 24), dataclasses.replace(FORMATS["u4"], granularity="block", block=16)),
         ((32, 8), dataclasses.replace(FORMATS["s8"], granularity="channel")),
         ((48, 40), TABLES["nf4"]),
-        ((64, 24), dataclasses.replace(FORMATS["u4"], granularity="block", block=16, half_scales=True)),
+        ((64, 24), dataclasses.replace(FORMATS["u4"], granularity="block", block=16, scale_fraction=10)),
         ((16, 8), FORMATS["s2"]),
     ):
         x = generator.normal(size=(200, shape[0]))

@@ -158,16 +158,18 @@ def test_half_quadratic_rounding_gains_in_its_norm(granularity, number):
 
 @pytest.mark.parametrize("granularity", ["channel", "block"])
 @pytest.mark.parametrize("number", ["s8", "u4", "u2"])
-@pytest.mark.parametrize("half", [False, True])
-def test_refitted_scales_lose_no_more(granularity, number, half):
+@pytest.mark.parametrize("fraction", [None, 10, 5])
+def test_refitted_scales_lose_no_more(granularity, number, fraction):
     """For the codes of rounding, in which there is much to gain; one column more than whole blocks."""
-    format = dataclasses.replace(format_of(number, granularity), half_scales=half)
+    format = dataclasses.replace(format_of(number, granularity), scale_fraction=fraction)
     rows, gram = np.random.default_rng(17).normal(size=(2, 9, 49)).astype(np.float32), correlated(2, 49, 8)
     codes = nearest(rows, format)
     again = rescale(rows, gram, codes)
     np.testing.assert_array_equal(again.codes, codes.codes)
     less, more = losses(rows, again, gram), losses(rows, codes, gram)
-    assert (less <= more * (1 + 1e-9)).all() and less.sum() < more.sum()
+    assert (less <= more * (1 + 1e-9)).all()
+    if format.bits < 8 or fraction != 5:  # scales of 8 bits are coarser than what 256 codes leave to gain
+        assert less.sum() < more.sum()
     np.testing.assert_array_equal(format.storable(again.scale), again.scale)
 
 

@@ -128,7 +128,7 @@ def test_bits_that_no_type_has_are_packed_in_our_operator(bits, symmetric, granu
 @pytest.mark.parametrize("inputs", [64, 70])
 def test_half_scales_are_stored_in_two_bytes_and_mean_what_was_solved(bits, block, symmetric, inputs):
     x, model = normal(5, inputs), model_of(NET.replace("64", str(inputs)))
-    AssignWeights(TARGETS["ort-cpu"], bits=bits, block=block, symmetric=symmetric, half_scales=True)(model)
+    AssignWeights(TARGETS["ort-cpu"], bits=bits, block=block, symmetric=symmetric, scale_bits=16)(model)
     SolveWeights("nearest-searched")(model)
     first, second = (note(node).solved.decode() for node in model.graph if note(node).solved is not None)
     biases = [model.graph.initializers[name].const_value.numpy() for name in ("b1", "b2")]
@@ -166,11 +166,11 @@ def test_edges_keep_bytes():
 
 def test_scales_stay_whole_where_nothing_reads_half_ones():
     model = model_of(NET)
-    AssignWeights(target("openvino"), bits=4, half_scales=True)(model)
+    AssignWeights(target("openvino"), bits=4, scale_bits=8)(model)
     assert {str(note(node).plan) for node in model.graph if note(node).plan} == {"float × s4.block32"}
-    for where, half in (("openvino", True), ("ort-cpu", False)):
+    for where, bits in (("openvino", 16), ("ort-cpu", 32)):
         with pytest.raises(QonnxError, match="at least 16"):
-            AssignWeights(target(where), bits=4, block=8, half_scales=half)
+            AssignWeights(target(where), bits=4, block=8, scale_bits=bits)
 
 
 def test_a_swapped_nibble_would_be_noticed():

@@ -1,6 +1,6 @@
 """FORMATS: uniform number types by name; TABLES: grids of other levels. Granularity: `dataclasses.replace`."""
 
-from qonnx.formats.integers import GRANULARITIES, IntFormat
+from qonnx.formats.integers import FRACTIONS, GRANULARITIES, SCALE_BITS, IntFormat
 from qonnx.formats.tables import TABLES, TableFormat
 from qonnx.formats.tensor import QuantizedTensor
 
@@ -16,4 +16,13 @@ FORMATS: dict[str, IntFormat] = {
     "s32": IntFormat(32, signed=True, symmetric=True),
 }
 
-__all__ = ["FORMATS", "GRANULARITIES", "TABLES", "IntFormat", "QuantizedTensor", "TableFormat"]
+__all__ = [
+    "FORMATS",
+    "FRACTIONS",
+    "GRANULARITIES",
+    "SCALE_BITS",
+    "TABLES",
+    "IntFormat",
+    "QuantizedTensor",
+    "TableFormat",
+]

@@ -14,6 +14,9 @@ import numpy as np
 import onnx_ir as ir
 
 GRANULARITIES = ("tensor", "channel", "block")
+HALF = 10  # fraction bits of float16
+SCALE_BITS = {None: 32, HALF: 16, 5: 8, 3: 8, 0: 8}  # stored for a scale, by its fraction bits
+FRACTIONS = {32: None, 16: HALF, 8: 5}  # the other way round; 3 is NVFP4's, 0 are powers of two
 _STORAGE = {
     (2, True): (ir.DataType.INT2, ml_dtypes.int2),
     (2, False): (ir.DataType.UINT2, ml_dtypes.uint2),
@@ -25,6 +28,18 @@ _STORAGE = {
     (16, False): (ir.DataType.UINT16, np.uint16),
     (32, True): (ir.DataType.INT32, np.int32),
 }
+
+
+def storable(scale: np.ndarray, fraction: int | None) -> np.ndarray:
+    """Positive scales (float32) as a file holds them: unchanged, rounded to `fraction` bits behind the first, or for 10
+    the nearest positive finite number of float16."""
+    if fraction is None:
+        return scale.astype(np.float32)
+    if fraction == HALF:
+        limits = np.finfo(np.float16)
+        return np.clip(scale, limits.smallest_subnormal, limits.max).astype(np.float16).astype(np.float32)
+    step = np.exp2(np.floor(np.log2(scale)) - fraction)
+    return (np.rint(scale / step) * step).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +54,8 @@ class IntFormat:
         block: elements that share a scale along the reduction axis; 0 unless granularity is "block".
         levels: number of codes in use; 0 means all 2**bits.
         narrow: leave out the most negative code, so that the grid is symmetric about zero: ±(2**(bits-1) - 1).
-        half_scales: scales are float16 numbers, which only our operators read beside float32 activations.
+        scale_fraction: fraction bits of a scale: None for float32, 10 for float16, 5 for 8 bits
+        (indices of at most 256 scales in 8 octaves). Only our operators read such scales beside float32 activations.
     """
 
     bits: int
@@ -49,7 +65,7 @@ class IntFormat:
     block: int = 0
     levels: int = 0
     narrow: bool = False
-    half_scales: bool = False
+    scale_fraction: int | None = None
 
     def __post_init__(self):
         if (self.bits, self.signed) not in _STORAGE:
@@ -84,7 +100,8 @@ class IntFormat:
     def name(self) -> str:
         where = {"tensor": "", "channel": ".channel", "block": f".block{self.block}"}[self.granularity]
         used = f"/{self.levels}" if self.levels else ""
-        return f"{'s' if self.signed else 'u'}{self.bits}{used}{where}{'.half' if self.half_scales else ''}"
+        scales = "" if self.scale_fraction is None else f".scale{SCALE_BITS[self.scale_fraction]}"
+        return f"{'s' if self.signed else 'u'}{self.bits}{used}{where}{scales}"
 
     def scale_and_zero_point(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Scale (float32) and zero point (int64) for ranges [low, high] of any shape; the range always includes 0.
@@ -99,16 +116,15 @@ class IntFormat:
         else:
             scale = (high - low) / (self.maximum - self.minimum)
             scale = np.maximum(scale, np.finfo(np.float32).tiny * 256)
+            if self.scale_fraction is not None:
+                scale = self.storable(scale).astype(np.float64)
             zero_point = np.clip(np.rint(self.minimum - low / scale), self.minimum, self.maximum).astype(np.int64)
         scale = np.where(scale < np.finfo(np.float32).tiny * 256, 1.0, scale).astype(np.float32)
         return self.storable(scale), zero_point
 
     def storable(self, scale: np.ndarray) -> np.ndarray:
-        """Scales (float32) as the file holds them: unchanged, or the nearest positive finite number of float16."""
-        if not self.half_scales:
-            return scale.astype(np.float32)
-        limits = np.finfo(np.float16)
-        return np.clip(scale, limits.smallest_subnormal, limits.max).astype(np.float16).astype(np.float32)
+        """Scales (float32) as the file holds them."""
+        return storable(scale, self.scale_fraction)
 
     def encode(self, x: np.ndarray, scale: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
         """Codes (int32) of `x`; scale and zero point broadcast against it."""

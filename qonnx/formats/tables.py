@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 from scipy.stats import norm
 
-from qonnx.formats.integers import GRANULARITIES
+from qonnx.formats.integers import GRANULARITIES, storable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +28,8 @@ class TableFormat:
 
     Attributes:
         title: short name. table: what each code means, before the scale.
-        granularity, block: who shares a scale, as in IntFormat. scale_fraction: fraction bits of a scale, None for
-        float32, 0 for powers of two.
+        granularity, block: who shares a scale, as in IntFormat. scale_fraction: as in IntFormat, and 0
+        for powers of two.
     """
 
     title: str
@@ -95,11 +95,8 @@ class TableFormat:
         return scale.astype(np.float32), np.zeros(size.shape, np.int64)
 
     def storable(self, scale: np.ndarray) -> np.ndarray:
-        """Scales (float32) as the file holds them: unchanged, or rounded to `scale_fraction` bits behind the first."""
-        if self.scale_fraction is None:
-            return scale.astype(np.float32)
-        step = np.exp2(np.floor(np.log2(scale)) - self.scale_fraction)
-        return (np.rint(scale / step) * step).astype(np.float32)
+        """Scales (float32) as the file holds them."""
+        return storable(scale, self.scale_fraction)
 
     def encode(self, x: np.ndarray, scale: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
         """Codes (int32) of the nearest levels; of two equally near the one with the even code, as IEEE 754 rounds."""

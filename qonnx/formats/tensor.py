@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from qonnx.formats.integers import IntFormat
+from qonnx.formats.integers import SCALE_BITS, IntFormat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +40,9 @@ class QuantizedTensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes stored: packed codes, scales of 4 or 2 bytes, packed zero points where they are not implied."""
+        """Bytes stored: packed codes, scales of 4 bytes or fewer, packed zero points where they are not implied."""
         arrays = [self.codes]
         if not self.format.symmetric or self.format.middle != 0:
             arrays.append(self.zero_point)
-        each = 2 if getattr(self.format, "half_scales", False) else 4
-        return sum((array.size * self.format.bits + 7) // 8 for array in arrays) + self.scale.size * each
+        scales = self.scale.size * SCALE_BITS[self.format.scale_fraction] // 8
+        return sum((array.size * self.format.bits + 7) // 8 for array in arrays) + scales

@@ -32,7 +32,7 @@ def refitted(rows: np.ndarray, gram: np.ndarray, codes: Codes) -> Codes:
     Formats with one scale for the tensor, or whose scales are powers of two, are returned as they are.
     """
     format = codes.format
-    if format.granularity == "tensor" or getattr(format, "scale_fraction", None) == 0:
+    if format.granularity == "tensor" or format.scale_fraction == 0:
         return codes
     one = np.ones((), np.float32)
     columns = rows.shape[-1]
