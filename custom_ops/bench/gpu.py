@@ -1,22 +1,24 @@
-"""Products on a GPU against MatMulNBits and float16 cuBLAS: `python -m qonnx.custom_ops.bench.gpu`.
+"""Operators on a GPU against ONNX Runtime's own: `python -m qonnx.custom_ops.bench.gpu`.
 
-For each format and number of rows of X, in float16: relative errors against float64 first, then the median time of a
-layer. A model of several layers that read one X holds weights enough to leave the caches; it is run as a CUDA graph, so
-that no launch is waited for. The bandwidth is the bytes of weights and scales over the time. Without a GPU a sentence
-says what is missing.
+Products, for each format and number of rows of X, in float16, against MatMulNBits and float16 cuBLAS: relative errors
+against float64 first, then the median time of a layer. A model of several layers that read one X holds weights enough
+to leave the caches; it is run as a CUDA graph, so that no launch is waited for. The bandwidth is the bytes of weights
+and scales over the time. The other operators (gpu_operators.py) against float16 nodes, with the bytes that go in and
+out. Without a GPU a sentence says what is missing.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
 from qonnx.custom_ops import ops, products
+from qonnx.custom_ops.bench.gpu_operators import FAMILIES
 from qonnx.custom_ops.codebook import CodebookWeight
 from qonnx.custom_ops.cuda.device import gpu_session, missing
 from qonnx.custom_ops.lowbit import LowBitWeight
@@ -111,15 +113,20 @@ def error(y: np.ndarray, x: np.ndarray, weight: Weight) -> float:
     return float(np.linalg.norm(y[:4].astype(np.float64) - wanted) / np.linalg.norm(wanted))
 
 
-def layer_time(opened: ort.InferenceSession, x: np.ndarray, layers: int, device: str, seconds: float) -> float:
-    """The median time of a layer in microseconds, of runs whose inputs and outputs stay where they are."""
+def median_time(
+    opened: ort.InferenceSession,
+    feeds: dict[str, np.ndarray],
+    outputs: Sequence[np.ndarray],
+    device: str,
+    seconds: float,
+) -> float:
+    """The median time of a run in microseconds; inputs, and outputs of the shapes of `outputs`, stay where they are."""
     binding = opened.io_binding()
-    binding.bind_ortvalue_input("x", ort.OrtValue.ortvalue_from_numpy(x, device, 0))
-    outputs = []
-    for output in opened.get_outputs():
-        shape = (len(x), output.shape[1])
-        outputs.append(ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float16, device, 0))
-        binding.bind_ortvalue_output(output.name, outputs[-1])
+    for name, array in feeds.items():
+        binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, device, 0))
+    places = [ort.OrtValue.ortvalue_from_shape_and_type(y.shape, y.dtype.type, device, 0) for y in outputs]
+    for output, place in zip(opened.get_outputs(), places, strict=True):
+        binding.bind_ortvalue_output(output.name, place)
     for _ in range(3):  # a CUDA graph is captured by the first runs
         opened.run_with_iobinding(binding)
     samples = []
@@ -128,7 +135,7 @@ def layer_time(opened: ort.InferenceSession, x: np.ndarray, layers: int, device:
         begin = time.perf_counter_ns()
         opened.run_with_iobinding(binding)
         binding.synchronize_outputs()
-        samples.append((time.perf_counter_ns() - begin) / 1e3 / layers)
+        samples.append((time.perf_counter_ns() - begin) / 1e3)
     return float(np.median(samples))
 
 
@@ -155,11 +162,35 @@ def measure(
     lines = []
     for key, (model, weight) in candidates(name, columns, rows, layers).items():
         opened = open_model(model)
-        off = error(opened.run(["y0"], {"x": x})[0], x, weight)
-        taken = layer_time(opened, x, layers, device, seconds)
+        outputs = opened.run(None, {"x": x})
+        off = error(outputs[0], x, weight)
+        taken = median_time(opened, {"x": x}, outputs, device, seconds) / layers
         size = 2 * rows * columns if key == "cuBLAS" else stored_bytes(weight)
         lines.append(
             f"{name} {columns}x{rows} M={tokens} {key}: error {off:.1e}, {taken:.1f} µs, {size / taken / 1e3:.0f} GB/s"
+        )
+    return lines
+
+
+def measure_operators(
+    family: str,
+    size: Sequence[int],
+    *,
+    open_model: Callable[[ir.Model], ort.InferenceSession],
+    device: str,
+    seconds: float,
+) -> list[str]:
+    """A line for each candidate of gpu_operators.FAMILIES: its error first, then its time and bandwidth."""
+    lines = []
+    for key, candidate in FAMILIES[family][0](*size).items():
+        opened = open_model(candidate.model)
+        outputs = opened.run(None, candidate.feeds)
+        off = candidate.error(outputs)
+        taken = median_time(opened, candidate.feeds, outputs, device, seconds)
+        size_of_all = sum(array.nbytes for array in (*candidate.feeds.values(), *outputs))
+        lines.append(
+            f"{family} {'x'.join(map(str, size))} {key}: error {off:.1e}, {taken:.1f} µs, "
+            f"{size_of_all / taken / 1e3:.0f} GB/s"
         )
     return lines
 
@@ -169,24 +200,26 @@ def main() -> None:
     parser.add_argument("--formats", default=",".join(FORMATS))
     parser.add_argument("--shapes", default="4096x4096,4096x11008", help="KxN, comma-separated")
     parser.add_argument("--tokens", default="1,16,64,256")
+    parser.add_argument("--operators", default=",".join(FAMILIES))
     parser.add_argument("--seconds", type=float, default=0.5, help="for each candidate and setting")
     arguments = parser.parse_args()
     if sentence := missing():
         print(f"Nothing was measured: {sentence}.")
         return
-    for name in arguments.formats.split(","):
+    how = {
+        "open_model": lambda model: gpu_session(model, graph=True),
+        "device": "cuda",
+        "seconds": arguments.seconds,
+    }
+    for name in filter(None, arguments.formats.split(",")):
         for columns, rows in (map(int, shape.split("x")) for shape in arguments.shapes.split(",")):
             for tokens in map(int, arguments.tokens.split(",")):
-                for line in measure(
-                    name,
-                    columns,
-                    rows,
-                    tokens,
-                    open_model=lambda model: gpu_session(model, graph=True),
-                    device="cuda",
-                    seconds=arguments.seconds,
-                ):
+                for line in measure(name, columns, rows, tokens, **how):
                     print(line, flush=True)
+    for family in filter(None, arguments.operators.split(",")):
+        for size in FAMILIES[family][1]:
+            for line in measure_operators(family, size, **how):
+                print(line, flush=True)
 
 
 if __name__ == "__main__":
