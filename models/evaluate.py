@@ -21,7 +21,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from models import decode, pages, perplexity, photos, real, scores, smollm2, text_lines
+from models import antiberty, decode, pages, perplexity, photos, real, scores, smollm2, text_lines
 from qonnx import latency, runtime
 from qonnx.errors import QonnxError
 
@@ -113,12 +113,16 @@ EVALUATE: dict[str, Callable[..., dict[str, float]]] = {
     "ppocr-rec": ppocr_rec,
     "ppocr-det": ppocr_det,
     "smollm2": perplexity.evaluate,
+    "antiberty": antiberty.evaluate,
 }
+
+
+_BUILT = {"smollm2": smollm2, "antiberty": antiberty}  # from weights in another form
 
 
 def reference(name: str) -> pathlib.Path:
     """The float model that a key of EVALUATE is judged by."""
-    return smollm2.path() if name == "smollm2" else real.path(name)
+    return _BUILT[name].path() if name in _BUILT else real.path(name)
 
 
 # Model -> one sample for timing: its first input, or all of them.
@@ -127,6 +131,7 @@ SAMPLES: dict[str, Callable[[], np.ndarray | dict[str, np.ndarray]]] = {
     "ppocr-rec": lambda: text_lines.lines("evaluation", 1)[0].pixels,
     "ppocr-det": lambda: pages.pages("evaluation", 1)[0],
     "smollm2": perplexity.one,
+    "antiberty": lambda: antiberty.samples("evaluation", 1),
 }
 
 

@@ -13,14 +13,12 @@ Names of arrays: `embed` [tokens, width], `final_norm` [width], `final` [width, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-Arrays = Mapping[str, np.ndarray]
-Dimension = str | int
+from models.tape import Arrays, Dimension, Tape, value_of
 
 OPSET = 20
 _MASKED = -1e9  # added to the score of what must not be seen: finite, so that a row with nothing to see has no NaN
@@ -97,7 +95,7 @@ def build(arrays: Arrays, shape: Shape, sizes: Sizes | None = None) -> ir.Model:
     attention_mask [batch, total] int64 is 0 at padding; position_ids [batch, sequence] int64; past and present keys and
     values [batch, groups, past or total, head_width] as `past_key_values.0.key`, `present.0.key` and so on.
     """
-    return _Builder(arrays, shape, sizes or Sizes()).model()
+    return _Builder(arrays, shape, sizes or Sizes()).llama()
 
 
 def random_arrays(shape: Shape, tokens: int, width: int, inner: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -120,19 +118,16 @@ def random_arrays(shape: Shape, tokens: int, width: int, inner: int, seed: int =
     return arrays
 
 
-class _Builder:
-    """Collects nodes on a tape; every method adds to it and returns the value that it made."""
-
+class _Builder(Tape):
     def __init__(self, arrays: Arrays, shape: Shape, sizes: Sizes):
-        self.arrays, self.shape, self.sizes = arrays, shape, sizes
-        self.tape = ir.tape.Tape()
-        self.constants: dict[str, ir.Value] = {}
+        super().__init__(arrays)
+        self.shape, self.sizes = shape, sizes
 
-    def model(self) -> ir.Model:
+    def llama(self) -> ir.Model:
         shape, sizes = self.shape, self.sizes
-        ids = _value("input_ids", ir.DataType.INT64, (sizes.batch, sizes.sequence))
-        mask = _value("attention_mask", ir.DataType.INT64, (sizes.batch, sizes.total))
-        positions = _value("position_ids", ir.DataType.INT64, (sizes.batch, sizes.sequence))
+        ids = value_of("input_ids", ir.DataType.INT64, (sizes.batch, sizes.sequence))
+        mask = value_of("attention_mask", ir.DataType.INT64, (sizes.batch, sizes.total))
+        positions = value_of("position_ids", ir.DataType.INT64, (sizes.batch, sizes.sequence))
         inputs, outputs = [ids, mask, positions], []
         self.visible = self.visibility(ids, mask)
         self.rotary = self.angles(positions)
@@ -150,17 +145,9 @@ class _Builder:
         if "final" in self.arrays:
             x = self.op("MatMul", "final", x, self.weight("final"))
         table = self.op("Transpose", "head.table", self.weight("embed"), perm=[1, 0])
-        logits = _value("logits", ir.DataType.FLOAT, (sizes.batch, sizes.sequence, len(self.arrays["embed"])))
+        logits = value_of("logits", ir.DataType.FLOAT, (sizes.batch, sizes.sequence, len(self.arrays["embed"])))
         self.op("MatMul", "head", x, table, output=logits)
-        graph = ir.Graph(
-            inputs,
-            [logits, *outputs],
-            nodes=self.tape.nodes,
-            initializers=self.tape.initializers,
-            opset_imports={"": OPSET},
-            name="llama",
-        )
-        return ir.Model(graph, ir_version=10)
+        return self.model(inputs, [logits, *outputs], "llama", OPSET)
 
     def attention(self, i: int, n: ir.Value, past: list[ir.Value], present: list[ir.Value]) -> ir.Value:
         """Group by group: queries [batch, groups, heads / groups, sequence, head_width], keys with 1 for the third."""
@@ -169,8 +156,8 @@ class _Builder:
         q = self.op("MatMul", f"{i}.q", n, self.weight(f"{i}.q"))
         k = self.op("MatMul", f"{i}.k", n, self.weight(f"{i}.k"))
         v = self.op("MatMul", f"{i}.v", n, self.weight(f"{i}.v"))
-        q = self.split(f"{i}.q", q, shape.heads)
-        k, v = self.split(f"{i}.k", k, shape.groups), self.split(f"{i}.v", v, shape.groups)
+        q = self.heads(f"{i}.q", q, shape.heads, shape.head_width)
+        k, v = (self.heads(f"{i}.{n}", x, shape.groups, shape.head_width) for n, x in (("k", k), ("v", v)))
         q, k = self.turned(f"{i}.q", q), self.turned(f"{i}.k", k)
         k = self.op("Concat", f"{i}.keys", past[0], k, axis=2, output=present[0])
         v = self.op("Concat", f"{i}.values", past[1], v, axis=2, output=present[1])
@@ -201,11 +188,6 @@ class _Builder:
         root = self.op("Sqrt", f"{name}.root", self.op("Add", f"{name}.epsilon", mean, self.floats(self.shape.epsilon)))
         n = self.op("Div", f"{name}.unit", x, root)
         return self.op("Mul", name, n, self.weight(name)) if name in self.arrays else n
-
-    def split(self, name: str, x: ir.Value, heads: int) -> ir.Value:
-        """[batch, sequence, heads · head_width] as [batch, heads, sequence, head_width]."""
-        x = self.op("Reshape", f"{name}.split", x, self.ints([0, 0, heads, self.shape.head_width]))
-        return self.op("Transpose", f"{name}.heads", x, perm=[0, 2, 1, 3])
 
     def angles(self, positions: ir.Value) -> tuple[ir.Value, ir.Value]:
         """Cosine and sine of position · frequency, [batch, 1, sequence, head_width]; the frequencies stand twice."""
@@ -248,30 +230,4 @@ class _Builder:
 
     def cache(self, kind: str, i: int, what: str, length: Dimension) -> ir.Value:
         dims = (self.sizes.batch, self.shape.groups, length, self.shape.head_width)
-        return _value(f"{kind}.{i}.{what}", ir.DataType.FLOAT, dims)
-
-    def weight(self, name: str) -> ir.Value:
-        return self.constant(f"{name}.weight", self.arrays[name])
-
-    def ints(self, numbers: list[int]) -> ir.Value:
-        return self.constant("ints." + "_".join(map(str, numbers)), np.array(numbers, np.int64))
-
-    def scalar(self, number: int) -> ir.Value:
-        return self.constant(f"int.{number}", np.array(number, np.int64))
-
-    def floats(self, number: float) -> ir.Value:
-        return self.constant(f"float.{number:g}", np.array(number, np.float32))
-
-    def constant(self, name: str, array: np.ndarray) -> ir.Value:
-        """The initializer of that name, made when first asked for."""
-        if name not in self.constants:
-            self.constants[name] = self.tape.initializer(ir.tensor(np.ascontiguousarray(array), name=name), name)
-        return self.constants[name]
-
-    def op(self, kind: str, name: str, *inputs: ir.Value, output: ir.Value | None = None, **attributes) -> ir.Value:
-        output = output or ir.Value(name=f"{name}.out")
-        return self.tape.op(kind, list(inputs), attributes, name=name, output=output)
-
-
-def _value(name: str, dtype: ir.DataType, dims: tuple[Dimension, ...]) -> ir.Value:
-    return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(dims))
+        return value_of(f"{kind}.{i}.{what}", ir.DataType.FLOAT, dims)

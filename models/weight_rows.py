@@ -58,7 +58,7 @@ _ORT = {
     "ONNX Runtime MatMulNBits, HQQ": "ORT weights 4 bit, block 32, HQQ",
 }
 _ORT_2 = {"ONNX Runtime MatMulNBits, 2 bit, block 32": "ORT weights 2 bit, block 32"}
-_HALF = {"scale_bits": 16}
+_HALF, _BYTE = {"scale_bits": 16}, {"scale_bits": 8}
 _FORMATS = ("nf4", "fp4", "mxfp4", "nvfp4", "pot4", "sqrt2-4", "half4")
 
 TABLES: dict[str, dict[str, Rows]] = {
@@ -69,7 +69,9 @@ TABLES: dict[str, dict[str, Rows]] = {
         },
         "4 bit, blocks of 16": _solvers("nearest", "gptq", "quantease", bits=4, block=16),
         "4 bit, blocks of 8, float16 scales": _solvers("quantease", bits=4, block=8, **_HALF),
+        "4 bit, blocks of 32, 8-bit scales": _solvers("gptq", "quantease", bits=4, block=32, **_BYTE),
         "3 bit, blocks of 16, float16 scales": _solvers("nearest", "gptq", "quantease", bits=3, block=16, **_HALF),
+        "3 bit, blocks of 16, 8-bit scales": _solvers("gptq", "quantease", bits=3, block=16, **_BYTE),
         "3 bit, blocks of 8, float16 scales": _solvers("quantease", bits=3, block=8, **_HALF),
         "2 bit, blocks of 16, float16 scales": {
             **_solvers("nearest", "gptq", "quantease", bits=2, block=16, **_HALF),
@@ -87,17 +89,34 @@ TABLES: dict[str, dict[str, Rows]] = {
             **_least_squares("gptq", "quantease", bits=4, block=32, **_HALF),
             **_ORT,
         },
+        "4 bit, blocks of 32, 8-bit scales": _least_squares("gptq", bits=4, block=32, **_BYTE),
         "4 bit, NormalFloat": {name: integers(name, bits=4, table="nf4") for name in ("nearest", "gptq")},
         "3 bit, blocks of 16, float16 scales": {
             **_solvers("nearest", "hqq", "gptq", bits=3, block=16, **_HALF),
             **_least_squares("gptq", "quantease", bits=3, block=16, **_HALF),
         },
+        "3 bit, blocks of 16, 8-bit scales": _least_squares("gptq", bits=3, block=16, **_BYTE),
         "2 bit, blocks of 16, float16 scales": {
             **_solvers("nearest", "hqq", "gptq", bits=2, block=16, **_HALF),
             **_least_squares("gptq", bits=2, block=16, **_HALF),
             **_ORT_2,
         },
         "Code books, least squares first": {name: books(name, ridge=_RIDGE) for name in ("1x8v4", "2x8v8", "1x8v3")},
+    },
+    "antiberty": {
+        "4 bit, blocks of 32, 8-bit scales": {
+            **_solvers("nearest", "gptq", "quantease", bits=4, block=32, **_BYTE),
+            **_ORT,
+        },
+        "4 bit, NormalFloat, blocks of 64, 8-bit scales": {
+            name: integers(name, bits=4, table="nf4", block=64, **_BYTE) for name in ("nearest", "gptq")
+        },
+        "3 bit, blocks of 16, 8-bit scales": _solvers("nearest", "gptq", "quantease", bits=3, block=16, **_BYTE),
+        "2 bit, blocks of 16, 8-bit scales": {
+            **_solvers("nearest", "gptq", "quantease", bits=2, block=16, **_BYTE),
+            **_ORT_2,
+        },
+        "Code books": {name: books(name) for name in ("1x8v4", "2x8v8", "3x8v8")},
     },
     "ppocr-rec": {
         "4 bit, blocks of 32": {**_solvers("nearest", "hqq", "gptq", "quantease", bits=4, block=32), **_ORT},

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 import onnx
 
-from models import bench, peers, perplexity, photos, real, smollm2, text_lines
+from models import antiberty, bench, peers, perplexity, photos, real, smollm2, text_lines
 from models.weight_rows import TABLES
 
 FOLDER = pathlib.Path(__file__).resolve().parent / "results"
@@ -98,6 +98,20 @@ SUBJECTS: dict[str, Subject] = {
         "The table that embeds tokens and scores them counts among the weights: 28 of 135 million, in 8 bits in our\n"
         "rows and in float in ONNX Runtime's. `final`, a matrix that only the rotation of the reference needs\n"
         "(models/llama.py), stays float: it is nearly diagonal, and 8 bits a channel cost 2.6 % of perplexity.",
+    ),
+    "antiberty": Subject(
+        "antiberty",
+        antiberty.path,
+        lambda: antiberty.samples("calibration", 64),
+        "64 sequences with masked residues",
+        200,
+        "sequences of other genes",
+        {
+            "embedding_sqnr_db": ("embedding SQNR dB", ".1f"),
+            "same_residue": ("same residue", ".1%"),
+            "true_residue": ("true residue", ".1%"),
+        },
+        remark="The float model names 86 % of masked residues.",
     ),
     "ppocr-rec": Subject(
         "ppocr-rec",

@@ -17,15 +17,16 @@ import onnx_ir as ir
 
 from qonnx.allocation import Allocation, Choice
 from qonnx.codebooks import CODEBOOKS, CodebookFormat
-from qonnx.custom_ops import narrow
 from qonnx.errors import QonnxError
 from qonnx.footprint import stored_bytes
-from qonnx.formats import FORMATS, FRACTIONS, SCALE_BITS, IntFormat
+from qonnx.formats import FORMATS, FRACTIONS, IntFormat, QuantizedTensor
 from qonnx.harm import Harm, Judge, opened
 from qonnx.lean import structure_bytes
 from qonnx.notes import clone, note
 from qonnx.passes.assign_codebooks import books_for
 from qonnx.passes.assign_weights import STORED
+from qonnx.passes.narrow_constants import stored_nbytes
+from qonnx.passes.place_low_bit import low_bit_weight
 from qonnx.passes.rewire import array, is_op, rank, set_input
 from qonnx.passes.solve_weights import layout_of, solve
 from qonnx.passes.stored_weights import bias_of
@@ -35,7 +36,7 @@ from qonnx.targets import Target
 # What a placed format adds to the file besides its arrays: attributes of a layer, names of its operands, each of which
 # stands in the node, the tensor and what widens it; once, function bodies of two operators (6.6 kB) and the recipe.
 _LAYER_BYTES, _NAMES, _ONCE_BYTES = 780, 26, 10_000
-_FRACTION = FRACTIONS[16]  # of scales that our operators read
+_FRACTION = FRACTIONS[8]  # of scales that our operators read
 _ROWS = 512  # rows of a layer on which formats are tried; books fitted to fewer look a little better than they are
 
 
@@ -200,7 +201,7 @@ def _errors(node: ir.Node, formats: set, opset: int) -> dict:
     for format in formats:
         solved = rounded(some, format)
         book = isinstance(format, CodebookFormat)
-        size = format.stored_bits(rows, columns) // 8 if book else int(_nbytes(solved, opset) * share)
+        size = format.stored_bits(rows, columns) // 8 if book else _nbytes(some, solved, opset, share)
         found[format] = size, float(np.square(weight - solved.decode()).sum()) / power
     return found
 
@@ -219,16 +220,14 @@ def _excerpt(node: ir.Node) -> ir.Node:
     return some
 
 
-def _nbytes(solved, opset: int) -> int:
-    """Bytes in a file of that opset. What only our operator stores, other bits than those of a type or narrow scales,
-    has codes packed to the bits that are used and a float32 table of its levels."""
+def _nbytes(node: ir.Node, solved: QuantizedTensor, opset: int, share: float = 1.0) -> int:
+    """Bytes in a file of that opset of a weight that is `share` times as large as `solved`."""
     format = solved.format
-    if isinstance(format, CodebookFormat) or (not format.levels and format.scale_fraction is None):
-        return solved.nbytes
-    scales = solved.scale.size * SCALE_BITS[format.scale_fraction] // 8
-    zero_points = 0 if format.symmetric else narrow.nbytes(np.uint8(solved.zero_point - format.minimum), opset)
-    levels = format.levels or 2**format.bits
-    return -(-solved.codes.size * (levels - 1).bit_length() // 8) + scales + zero_points + 4 * levels
+    if not format.levels and format.scale_fraction is None:
+        return int(solved.nbytes * share)
+    arrays = low_bit_weight(solved, layout_of(node)).arrays()
+    parameters = sum(stored_nbytes(arrays[name], opset, share) for name in ("scale", "zero_point"))
+    return int(arrays["codes"].nbytes * share) + parameters + arrays["table"].nbytes
 
 
 def _rest(model: ir.Model, layers: Sequence[tuple[int, ...]]) -> int:

@@ -80,10 +80,10 @@ def test_a_narrow_model_computes_the_same_bits_from_fewer(options, bits, optimiz
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_bytes_that_a_choice_foresees_are_stored(bits):
     model = placed(bits=bits, block=32, scale_bits=16)
-    solved = [note(node).solved for node in model.graph if note(node).solved is not None]
+    solved = [(node, note(node).solved) for node in model.graph if note(node).solved is not None]
     NarrowConstants()(model)
     tables = [value for name, value in model.graph.initializers.items() if name.endswith("/bias")]
-    assert stored(model) - sum(value.const_value.nbytes for value in tables) == sum(_nbytes(one, 25) for one in solved)
+    assert stored(model) - sum(value.const_value.nbytes for value in tables) == sum(_nbytes(*one, 25) for one in solved)
 
 
 @pytest.mark.parametrize(("opset", "kinds"), [(21, {"UINT8"}), (23, {"UINT8", "UINT4"})])
