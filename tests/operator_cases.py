@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from qonnx.custom_ops import DOMAIN, hadamard, log_attention, log_quantize, lookup_quantize, lowbit, ops, static_product
 from qonnx.custom_ops.codebook import CodebookWeight
+from tests import product_guarantee
 from tests.low_bit_cases import weight_of
 
 FLOATS = (np.float32, np.float16, ml_dtypes.bfloat16)
@@ -325,6 +326,12 @@ def disagreement(case: Case, outputs: list[np.ndarray], right: list[np.ndarray])
     for index, (found, wanted) in enumerate(zip(outputs, right, strict=True)):
         if found.dtype != wanted.dtype or found.shape != wanted.shape:
             return f"output {index} is {found.dtype}{list(found.shape)}, not {wanted.dtype}{list(wanted.shape)}: {case}"
+        if case.op in product_guarantee.PRODUCTS:
+            guarantee = product_guarantee.owed(case.arrays, case.attributes)
+            epsilon = EPSILON[case.arrays["x"].dtype]
+            if problem := product_guarantee.breach(case.op, guarantee, found, wanted, epsilon):
+                return f"output {index} is {problem}: {case}"
+            continue
         with np.errstate(all="ignore"):
             off = np.abs(found.astype(np.float64) - wanted.astype(np.float64))
             same = (found == wanted) | (np.isnan(found) & np.isnan(wanted)) | (off <= allowed(case, index, wanted))
