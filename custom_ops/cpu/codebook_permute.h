@@ -27,6 +27,27 @@ static inline __m512i look_up(const Table256& table, __m512i index) {
                               _mm512_permutex2var_epi8(table.v[2], index, table.v[3]));
 }
 
+// Indices that are looked up in several tables: where bit 6 is set, bit 7, both. Four permutations of one register, each
+// but the first over a part of the result, are four instructions where two of two registers are six and a choice on
+// Intel: 0.82 of the time.
+struct Indices {
+  __m512i v;
+  __mmask64 bit6, bit7, both;
+};
+
+static inline Indices load_indices(const uint8_t* p) {
+  const __m512i index = _mm512_loadu_si512(p);
+  const __mmask64 bit6 = _mm512_movepi8_mask(_mm512_add_epi8(index, index)), bit7 = _mm512_movepi8_mask(index);
+  return {index, bit6, bit7, _kand_mask64(bit6, bit7)};
+}
+
+static inline __m512i look_up(const Table256& table, const Indices& index) {
+  __m512i found = _mm512_permutexvar_epi8(index.v, table.v[0]);
+  found = _mm512_mask_permutexvar_epi8(found, index.bit6, index.v, table.v[1]);
+  found = _mm512_mask_permutexvar_epi8(found, index.bit7, index.v, table.v[2]);
+  return _mm512_mask_permutexvar_epi8(found, index.both, index.v, table.v[3]);
+}
+
 // Element `i` of the vectors that 64 indices of each book name, summed over books.
 template <size_t books_>
 static inline __m512i elements(const Codebook& books, const __m512i* index, size_t i) {
