@@ -53,18 +53,26 @@ def product(
     x: ir.Value,
     weight: LowBitWeight | CodebookWeight,
     *,
-    int8: bool,
+    activation_bits: int | None = None,
     bias: np.ndarray | None = None,
     low_rank: tuple[np.ndarray, np.ndarray] | None = None,
     name: str,
 ) -> tuple[ir.Node, list[ir.Value]]:
     """The node y = x · wᵀ + bias + (x · a) · b and the initializers that it reads, named after it.
 
-    int8: round x to 8 bits by row and block and sum integers; otherwise compute in float32. bias: [N], or None.
+    activation_bits: 8 or 16 to round x to so many by row and block and sum integers; None to compute in float32.
+    bias: [N], or None.
     low_rank: the float factors a [K, rank] and b [rank, N] of what the weight lacks (LoRC, SVDQuant, adapters); their
     product is with x as it came, in float32. The caller inserts the node, registers the initializers and calls
     `ops.add_to_model` for its operator and overload.
+
+    Raises:
+        QonnxError: activation_bits is none of these.
     """
+    if activation_bits not in (None, 8, 16):
+        raise QonnxError(
+            f"product '{name}' with activation_bits={activation_bits} has no operator; use 8, 16, or None for float"
+        )
     family = codebook if isinstance(weight, CodebookWeight) else lowbit
     dtype = (x.dtype or ir.DataType.FLOAT).numpy()
     arrays = {**weight.arrays(), "bias": np.zeros(1, dtype) if bias is None else bias.astype(dtype)}
@@ -74,8 +82,9 @@ def product(
         ir.Value(name=f"{name}/{key}", const_value=ir.tensor(array, name=f"{name}/{key}"))
         for key, array in arrays.items()
     ]
-    operator = family.INT8 if int8 else family.EXACT
-    node = ops.node(operator, [x, *values], node_name=name, **weight.attributes())
+    operator = family.INT8 if activation_bits else family.EXACT
+    attributes = weight.attributes() | ({"activation_bits": activation_bits} if activation_bits else {})
+    node = ops.node(operator, [x, *values], node_name=name, **attributes)
     (y,) = node.outputs
     y.type = x.type
     if x.shape is not None:

@@ -116,7 +116,7 @@ class Lower(Pass):
             levels=levels,
         )
         name = node.inputs[1].name.removesuffix("_dequantized")
-        new, values = product(node.inputs[0], packed, int8=False, bias=bias if bias.size else None, name=name)
+        new, values = product(node.inputs[0], packed, bias=bias if bias.size else None, name=name)
         for value in values:
             value.name = fresh_name(node.graph, value.name)
             node.graph.register_initializer(value)

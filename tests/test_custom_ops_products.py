@@ -35,15 +35,15 @@ def test_a_low_bit_weight_means_what_the_quantized_tensor_meant(name, granularit
 
 
 @pytest.mark.parametrize("rank", [None, 2])
-@pytest.mark.parametrize("int8", [False, True])
-def test_the_node_computes_the_product(int8, rank):
+@pytest.mark.parametrize("activation_bits", [None, 8, 16])
+def test_the_node_computes_the_product(activation_bits, rank):
     weight = low_bit_weight(tensor_of("u4", "block"))
     x = ir.Value(name="x", shape=ir.Shape(["batch", 3, K]), type=ir.TensorType(ir.DataType.FLOAT))
     bias = np.arange(N, dtype=np.float32)
     rng = np.random.default_rng(1)
     factors = [rng.standard_normal(shape).astype(np.float32) for shape in ((K, rank or 1), (rank or 1, N))]
     low_rank = tuple(factors) if rank else None
-    node, values = product(x, weight, int8=int8, bias=bias, low_rank=low_rank, name="layer")
+    node, values = product(x, weight, activation_bits=activation_bits, bias=bias, low_rank=low_rank, name="layer")
     node.outputs[0].name = "y"
     graph = ir.Graph([x], node.outputs, nodes=[node], initializers=values, opset_imports={"": 21}, name="g")
     model = ir.Model(graph, ir_version=10)
@@ -54,10 +54,17 @@ def test_the_node_computes_the_product(int8, rank):
         wanted += data.astype(np.float64) @ low_rank[0] @ low_rank[1]
     y = session(model).run(None, {"x": data})[0]
     assert list(node.outputs[0].shape) == ["batch", 3, N]
-    # int8 rounds each of K numbers by at most half a step of largest/127
-    step = np.abs(data).max() / 254 if int8 else 2.0**-20
+    # 8 bits round each of K numbers by at most half a step of largest / 127, 16 bits of largest / (127 · 257)
+    steps = {None: 0, 8: 127, 16: 127 * 257}[activation_bits]
+    step = 2.0**-20 + (np.abs(data).max() / (2 * steps) if steps else 0)
     branch = 0 if low_rank is None else 2.0**-20 * (np.abs(data) @ np.abs(low_rank[0]) @ np.abs(low_rank[1])).max()
     assert np.abs(y - wanted).max() <= step * np.abs(weight.decode()).sum(1).max() + branch
+
+
+def test_other_activation_bits_are_refused_with_a_sentence():
+    x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT))
+    with pytest.raises(QonnxError, match="'layer' with activation_bits=4 has no operator; use 8, 16, or None"):
+        product(x, low_bit_weight(tensor_of("u4", "block")), activation_bits=4, name="layer")
 
 
 def test_a_weight_of_sixteen_bits_is_refused_with_a_sentence():

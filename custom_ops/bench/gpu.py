@@ -76,7 +76,9 @@ def candidates(name: str, columns: int, rows: int, layers: int) -> dict[str, tup
     weights = [weight_of(name, rows, columns, layer) for layer in range(layers)]
 
     def ours(int8: bool):
-        return lambda x, layer: products.product(x, weights[layer], int8=int8, name=f"product{layer}")
+        return lambda x, layer: products.product(
+            x, weights[layer], activation_bits=8 if int8 else None, name=f"product{layer}"
+        )
 
     def floats(x: ir.Value, layer: int):
         array = np.ascontiguousarray(weights[layer].decode().T.astype(np.float16))

@@ -48,7 +48,7 @@ def with_our_products(model: onnx.ModelProto, int8: bool) -> onnx.ModelProto:
         if node.op_type != _NODE:
             continue
         weight = _weight(node)
-        new, values = products.product(node.inputs[0], weight, int8=int8, name=node.name)
+        new, values = products.product(node.inputs[0], weight, activation_bits=8 if int8 else None, name=node.name)
         ours.graph.insert_before(node, new)
         for value in values:
             ours.graph.register_initializer(value)
