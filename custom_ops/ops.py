@@ -4,6 +4,13 @@ A model that uses an operator carries the function (`function_of`), so it runs i
 is registered, its kernel replaces the function. Functions are bodies of standard operators from opset 18 on, their
 nodes uniquely named (some converters need that), and take everything that varies from attributes and inputs: one body
 serves every number of bits.
+
+Products where numbers leave float32: kernels take the scale out of a block's sum, so that a number may overflow in them
+and not in the function, or the other way round. For each y[m, n], whatever other rows hold:
+1. Where row m of x, or row n of the weight with its scales, zero points and bias, is not finite, y is not finite.
+2. Otherwise y is the function's within rounding, as long as 128 · K · x · value · scale stays below 2^127, each the
+   largest of its row and at least 1, value with the zero point.
+3. Beyond that, y is right within rounding or not finite.
 """
 
 from __future__ import annotations
