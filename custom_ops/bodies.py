@@ -228,16 +228,21 @@ DYNAMIC_QUANTIZE_MATMUL_CODEBOOK = f"""
   vectors = Mul (book_code, book_step)
 {_CODEBOOK}{_ROUND_X}{_MULTIPLY}"""
 
-# Only the rows asked for are decoded: y[..., K] in the type of the code books.
+# Only the rows asked for are decoded: y[..., K] in the type of the code books. And row 0, so that there always is one:
+# ONNX Runtime puts a -1 into shapes that follow from those of inputs, which cannot be inferred when there is no row.
 GATHER_CODEBOOK = f"""
   flat_shape_of_rows = Constant <value_ints = [-1]> ()
   flat_rows = Reshape (rows, flat_shape_of_rows)
-  codes = Gather <axis = 0> (weight_codes, flat_rows)
-  scale = Gather <axis = 0> (weight_scale, flat_rows)
+  row_0 = Constant <value_ints = [0]> ()
+  one_row = CastLike (row_0, rows)
+  some_rows = Concat <axis = 0> (flat_rows, one_row)
+  codes = Gather <axis = 0> (weight_codes, some_rows)
+  scale = Gather <axis = 0> (weight_scale, some_rows)
   vectors = Cast <to = 1> (codebooks)
 {_CODEBOOK}
+  w_of_rows = Slice (w, first, last, first)
   row_shape = Shape (rows)
   y_shape = Concat <axis = 0> (row_shape, columns_1)
-  y_32 = Reshape <allowzero = 1> (w, y_shape)
+  y_32 = Reshape <allowzero = 1> (w_of_rows, y_shape)
   y = CastLike (y_32, codebooks)
 """
