@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from models import digits
+from models import digits, real
 from qonnx.conversion import convert
 from qonnx.custom_ops import library_path
 from qonnx.custom_ops.codebook import EXACT as CODEBOOK
@@ -92,3 +92,50 @@ def test_a_converted_model_falls_back_to_the_cpu(python, library, tmp_path, reci
     output = tmp_path / "quantized.onnx"
     convert(digits.VIT, data=samples, recipe=recipe, target="ort-cpu", output=output, quiet=True)
     check_fallback(python, library, tmp_path, output.read_bytes(), {digits.INPUT: images})
+
+
+# Each with the nodes that it is for: books of all layers take minutes.
+_RECIPES = {
+    LOW_BIT: (
+        """
+version = 1
+title = "4 bits with float16 scales"
+passes = ["spell", "label", "assign_weights", "solve_weights", "place_low_bit", "place_qdq", "lower", "tidy"]
+[options.assign_weights]
+bits = 4
+block = 32
+scale_bits = 16
+""",
+        "*",
+        72,
+    ),
+    CODEBOOK: (
+        """
+version = 1
+title = "indices of 8 bits for 4 numbers"
+passes = ["spell", "label", "assign_codebooks", "solve_weights", "place_codebooks", "place_qdq", "lower", "tidy"]
+[options.assign_codebooks]
+format = "1x8v4"
+""",
+        "*attention/output/dense/*",
+        12,
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.real
+@pytest.mark.native
+@pytest.mark.skipif(_HAS_DEVICE, reason="this machine has a GPU")
+@pytest.mark.parametrize("op", _RECIPES)
+def test_a_vision_transformer_falls_back_to_the_cpu(python, library, tmp_path, op):
+    text, nodes, products = _RECIPES[op]
+    recipe, output = tmp_path / "recipe.toml", tmp_path / "quantized.onnx"
+    recipe.write_text(text, encoding="utf-8")
+    source = real.path("vit-s")
+    convert(source, recipe=str(recipe), target="ort-cpu", nodes_to_quantize=[nodes], output=output, quiet=True)
+    model = ir.load(output)
+    assert sum(node.op_type == op for node in model.graph) == products
+    x = model.graph.inputs[0]
+    image = np.random.default_rng(0).standard_normal([n if isinstance(n, int) else 1 for n in x.shape])
+    check_fallback(python, library, tmp_path, output.read_bytes(), {x.name: image.astype(np.float32)})
