@@ -31,6 +31,7 @@ constexpr size_t kTaskWork = size_t{1} << 21;    // multiply-adds worth a task o
 constexpr size_t kTaskNumbers = 1 << 14;         // placed numbers worth a task of their own
 constexpr size_t kPlacedNumbers = size_t{1} << 20;  // of pixels that are taken at a time: 4 MB
 constexpr size_t kMostTogether = 8;
+constexpr size_t kRunsAtOnce = 8;  // of kMostTogether pixels that are placed together
 constexpr size_t kOutside = ~size_t{0};  // a place in the padding
 
 // The window of a convolution; pads are before and after, as ONNX has them.
@@ -168,8 +169,14 @@ class ConvLowBit {
       const size_t end = std::min(begin + most, pixels), runs = (end - begin + together - 1) / together;
       const size_t tasks = std::min(runs, (end - begin) * width / kTaskNumbers + 1);
       context.parallel(tasks, [&](size_t task) {
-        for (size_t run = task * runs / tasks; run < (task + 1) * runs / tasks; ++run)
-          place(job, begin + run * together, end, together, columns + run * together * width);
+        const size_t last = (task + 1) * runs / tasks;
+        for (size_t run = task * runs / tasks, placed_runs; run < last; run += placed_runs) {
+          float* to = columns + run * together * width;
+          placed_runs = place_pixels(job, begin + run * together, end, together, last - run, to);
+          if (placed_runs) continue;
+          place(job, begin + run * together, end, together, to);
+          placed_runs = 1;
+        }
       });
       const size_t parts = (end - begin + kMaxTokens - 1) / kMaxTokens;
       const size_t panel_work = std::min(kMaxTokens, end - begin) * width * kPanel;
@@ -186,6 +193,25 @@ class ConvLowBit {
         }
       });
     }
+  }
+
+  // Of a window that is a pixel: as many whole runs of pixels from `begin` on as one image has, at most kRunsAtOnce and
+  // `most`; each channel's are read at one go, where a run after the other would go to another page for every number.
+  // Returns how many: none where place() is needed.
+  size_t place_pixels(const Job& job, size_t begin, size_t end, size_t together, size_t most, float* to) const {
+    if (!window_.is_pixel() || together != kMostTogether) return 0;
+    const LowBitWeight& weight = job.weight;
+    const size_t pixels = job.pixels(), pixel = begin % pixels, left = std::min(pixels - pixel, end - begin);
+    const size_t runs = std::min({left / together, most, kRunsAtOnce}), run_size = weight.width() * together;
+    const bool dense = exact_.dense(weight, together);
+    if (weight.padded()) std::memset(to, 0, runs * run_size * sizeof(float));
+    const float* x = job.x + begin / pixels * weight.columns * pixels + pixel;
+    for (size_t k = 0; k < weight.columns; ++k, x += pixels) {
+      const size_t at = !weight.padded() ? k : dense ? weight.dense_place(k) : weight.padded_place(k);
+      for (size_t run = 0; run < runs; ++run)
+        std::memcpy(to + run * run_size + at * together, x + run * together, kMostTogether * sizeof(float));
+    }
+    return runs;
   }
 
   // Pixels [begin, begin + together) of the output, those below `end`, as [k][pixel] of the padded columns.
@@ -227,15 +253,16 @@ class ConvLowBit {
     for (size_t token = 0, taken; token < tokens; token += taken) {
       const size_t image = (first + token) / pixels, pixel = (first + token) % pixels;
       taken = std::min(tokens - token, pixels - pixel);
-      for (size_t n = 0; n < count; ++n) {
-        char* to = job.y + ((image * shape_.rows + begin + n) * pixels + pixel) * kSize;
-        alignas(64) float own[kMaxTokens];
-        float* plane = type == Type::float32 ? reinterpret_cast<float*>(to) : own;
-        const float* from = sums + token * kPanel + n;
-        for (size_t i = 0; i < taken; ++i) plane[i] = from[i * kPanel] + job.bias[begin + n];
-        if constexpr (type != Type::float32)
-          (type == Type::float16 ? numbers_.to_float16 : numbers_.to_bfloat16)(own, reinterpret_cast<uint16_t*>(to),
-                                                                               taken);
+      const float *from = sums + token * kPanel, *bias = job.bias.data() + begin;
+      char* to = job.y + ((image * shape_.rows + begin) * pixels + pixel) * kSize;
+      if constexpr (type == Type::float32) {
+        numbers_.transpose_add(from, kPanel, taken, count, bias, reinterpret_cast<float*>(to), pixels);
+      } else {
+        alignas(64) float wide[kPanel * kMaxTokens];
+        numbers_.transpose_add(from, kPanel, taken, count, bias, wide, kMaxTokens);
+        for (size_t n = 0; n < count; ++n, to += pixels * kSize)
+          (type == Type::float16 ? numbers_.to_float16 : numbers_.to_bfloat16)(
+              wide + n * kMaxTokens, reinterpret_cast<uint16_t*>(to), taken);
       }
     }
   }

@@ -116,7 +116,7 @@ static inline Floats operator*(Floats a, Floats b) { return {_mm512_mul_ps(a.v, 
 static inline Floats operator+(Floats a, Floats b) { return {_mm512_add_ps(a.v, b.v)}; }
 static inline Floats operator-(Floats a, Floats b) { return {_mm512_sub_ps(a.v, b.v)}; }
 static inline Floats fma(Floats a, Floats b, Floats c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
-// Byte i of each lane as a float, and as an index into 16 floats.
+// Byte i of each lane as a float, and four bits of it as an index into 16 floats.
 template <int i>
 static inline Floats byte_float(Bytes x) {
   return {_mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(x.v, 8 * i), _mm512_set1_epi32(255)))};
@@ -125,9 +125,11 @@ struct FloatTable {
   __m512 v;
 };
 static inline FloatTable load_table(const float* p) { return {_mm512_loadu_ps(p)}; }
-template <int i>
+// The four bits of byte i from `bit` on.
+constexpr bool kLooksUpFourBits = true;
+template <int i, int bit>
 static inline Floats look_up(const FloatTable& t, Bytes x) {
-  return {_mm512_permutexvar_ps(_mm512_srli_epi32(x.v, 8 * i), t.v)};  // the low four bits of a lane count
+  return {_mm512_permutexvar_ps(_mm512_srli_epi32(x.v, 8 * i + bit), t.v)};
 }
 #if defined(__AVX512VNNI__)
 template <int bits>
@@ -270,9 +272,11 @@ static inline __m256 look_up_half(const FloatTable& t, __m256i index) {  // bit 
   const __m256 high = _mm256_castsi256_ps(_mm256_slli_epi32(index, 28));
   return _mm256_blendv_ps(_mm256_permutevar8x32_ps(t.low, index), _mm256_permutevar8x32_ps(t.high, index), high);
 }
-template <int i>
+constexpr bool kLooksUpFourBits = true;
+template <int i, int bit>
 static inline Floats look_up(const FloatTable& t, Bytes x) {
-  return {{look_up_half(t, _mm256_srli_epi32(x.v[0], 8 * i)), look_up_half(t, _mm256_srli_epi32(x.v[1], 8 * i))}};
+  return {{look_up_half(t, _mm256_srli_epi32(x.v[0], 8 * i + bit)),
+           look_up_half(t, _mm256_srli_epi32(x.v[1], 8 * i + bit))}};
 }
 static inline __m256i pairs(__m256i w, __m256i a) {
   return _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), _mm256_set1_epi16(1));

@@ -95,8 +95,10 @@ static inline FloatTable load_table(const float* p) {
   const uint8_t* bytes = reinterpret_cast<const uint8_t*>(p);
   return {{{vld1q_u8(bytes), vld1q_u8(bytes + 16), vld1q_u8(bytes + 32), vld1q_u8(bytes + 48)}}};
 }
-template <int n>
+constexpr bool kLooksUpFourBits = false;  // but whole bytes
+template <int n, int bit>
 static inline Floats look_up(const FloatTable& t, const Bytes& x) {
+  static_assert(bit == 0);
   QONNX_LANES(Floats, vreinterpretq_f32_u8(vqtbl4q_u8(
                           t.v, vreinterpretq_u8_u32(vmlaq_n_u32(vdupq_n_u32(0x03020100),
                                                                 byte_of_lanes<n>(x.v[i], 15), 0x04040404)))));

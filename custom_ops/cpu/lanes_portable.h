@@ -94,8 +94,10 @@ static inline FloatTable load_table(const float* p) {
   memcpy(t.v, p, 64);
   return t;
 }
-template <int n>
+constexpr bool kLooksUpFourBits = false;  // but whole bytes
+template <int n, int bit>
 static inline Floats look_up(const FloatTable& t, const Bytes& x) {
+  static_assert(bit == 0);
   QONNX_LANES(Floats, t.v[x.v[4 * i + n] & 15]);
 }
 #undef QONNX_LANES

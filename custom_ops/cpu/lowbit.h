@@ -97,6 +97,8 @@ struct LowBitWeight {
     const size_t within = column % block;
     return (column / block * parts + within / group) * dense_group() + within % group;
   }
+  // Whether the second half of every unit is padding, which kernels skip.
+  bool half_units() const { return group <= kUnit / 2; }
   size_t padded_block() const { return parts * units * kUnit; }
   size_t width() const { return groups * units * kUnit; }  // padded columns
   bool padded() const { return width() != columns; }

@@ -33,6 +33,24 @@ __attribute__((always_inline)) static inline void add_group(const uint8_t* w, co
   }
 }
 
+// The same for the first half of one unit.
+template <int value_bits, int tokens, int tiles>
+__attribute__((always_inline)) static inline void add_half_unit(const uint8_t* w, const int8_t* x,
+                                                                Ints (&dots)[tokens][tiles]) {
+#pragma GCC unroll 4
+  for (int s = 0; s < 4; ++s) {
+    Bytes step[tiles];
+#pragma GCC unroll 2
+    for (int t = 0; t < tiles; ++t) step[t] = load_bytes(w + s * kLine + 64 * t);
+#pragma GCC unroll 8
+    for (int m = 0; m < tokens; ++m) {
+      const int32_t four = four_bytes(x + 4 * (s * tokens + m));
+#pragma GCC unroll 2
+      for (int t = 0; t < tiles; ++t) dots[m][t] = dot<value_bits>(dots[m][t], step[t], four);
+    }
+  }
+}
+
 // The next rows' part of X: too far from this one's end for the hardware to see it coming.
 static inline void prefetch_next_rows(const int8_t* x, size_t row_bytes, size_t part) {
   for (size_t i = 0; i < part; i += 64) prefetch(x + row_bytes + i);
@@ -135,6 +153,14 @@ __attribute__((always_inline)) static inline void add_group(const uint8_t* w, co
     asm(QONNX_UNITS(QONNX_SIX_SIGNED, "vpdpbusd", 6) : QONNX_SUMS("+v"), QONNX_POINTERS : : QONNX_CLOBBERS);
   else
     asm(QONNX_UNITS(QONNX_SIX, "vpdpbusd", 6) : QONNX_SUMS("+v"), QONNX_POINTERS : : QONNX_CLOBBERS);
+}
+
+template <int value_bits>
+__attribute__((always_inline)) static inline void add_half_unit(const uint8_t* w, const int8_t* x, Ints (&dots)[6][2]) {
+  asm(QONNX_SIX("vpdpbusd", 0) QONNX_SIX("vpdpbusd", 1) QONNX_SIX("vpdpbusd", 2) QONNX_SIX("vpdpbusd", 3)
+      : QONNX_SUMS("+v")
+      : [w] "r"(w), [x] "r"(x)
+      : QONNX_CLOBBERS);
 }
 
 template <int value_bits, bool less_zero>

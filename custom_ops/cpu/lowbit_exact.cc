@@ -16,11 +16,21 @@ namespace {
 
 constexpr size_t kDecodedRows = 128;  // k of decoded panel at a time: 16 KB
 
-// value − zero for k = 4·step + i of a step's bytes.
-template <class C, int i>
+// What value_of takes the codes of step j from: where a look-up in 16 floats regards four bits of a lane and no others,
+// codes of four bits stay in their line.
+template <class C>
+constexpr bool kInLine = kLooksUpFourBits && C::bits == 4;
+template <class C, int units, int j>
+static inline Bytes codes_for(const Decoder<C>& decoder, const uint8_t* lines) {
+  if constexpr (kInLine<C>) return load_bytes(lines + j / 2 * kLine);
+  else return decoder.template code<units, j>(lines);
+}
+
+// value − zero for k = 4·j + i from codes_for step j.
+template <class C, int i, int j>
 static inline Floats value_of(Bytes codes, const FloatTable& table, bool rows, Floats zero) {
   if constexpr (C::bits <= 4) {
-    const Floats value = look_up<i>(table, codes);
+    const Floats value = look_up<i, kInLine<C> && j % 2 ? 4 : 0>(table, codes);
     return rows ? value - zero : value;
   } else {
     return byte_float<i>(codes) - zero;
@@ -42,7 +52,7 @@ template <class C, int tokens, int j, int... i>
 static inline void step(Steps<i...>, Bytes codes, const float* x, const FloatTable& table, bool rows, Floats zero,
                         Floats (&sum)[4][tokens]) {
   auto one = [&]<int k>() {
-    const Floats value = value_of<C, k>(codes, table, rows, zero);
+    const Floats value = value_of<C, k, j>(codes, table, rows, zero);
 #pragma GCC unroll 4
     for (int m = 0; m < tokens; ++m) sum[k][m] = fma(value, floats(x[(4 * j + k) * tokens + m]), sum[k][m]);
   };
@@ -52,7 +62,7 @@ static inline void step(Steps<i...>, Bytes codes, const float* x, const FloatTab
 template <class C, int units, int tokens, int... j>
 static inline void chunk_steps(Steps<j...>, const uint8_t* lines, const float* x, const Decoder<C>& decoder,
                                const FloatTable& table, bool rows, Floats zero, Floats (&sum)[4][tokens]) {
-  (step<C, tokens, j>(Steps<0, 1, 2, 3>{}, decoder.template code<units, j>(lines), x, table, rows, zero, sum), ...);
+  (step<C, tokens, j>(Steps<0, 1, 2, 3>{}, codes_for<C, units, j>(decoder, lines), x, table, rows, zero, sum), ...);
 }
 
 template <class C, int tokens>
@@ -61,7 +71,7 @@ void stream(const LowBitWeight& weight, size_t panel, size_t tile, const float* 
   const Decoder<C> decoder(weight);
   const size_t at = panel * weight.groups * kPanel + kTile * tile;
   const FloatTable table = values_of(weight);
-  const bool rows = weight.zero_kind == Zero::rows, half = weight.group <= kUnit / 2;
+  const bool rows = weight.zero_kind == Zero::rows, half = weight.half_units();
   Floats total[tokens];
   for (int m = 0; m < tokens; ++m) total[m] = floats(0);
   x += first * weight.width();
@@ -92,12 +102,12 @@ static inline void decode_chunk(Steps<j...>, const uint8_t* lines, const Decoder
                                 bool rows, const Floats (&scale)[2], const Floats (&zero)[2], float* out) {
   auto one = [&]<int step>() {
     for (int t = 0; t < 2; ++t) {
-      const Bytes codes = decoder.template code<units, step>(lines + 64 * t);
+      const Bytes codes = codes_for<C, units, step>(decoder, lines + 64 * t);
       float* to = out + 4 * step * kPanel + kTile * static_cast<size_t>(t);
-      store_floats(to, scale[t] * value_of<C, 0>(codes, table, rows, zero[t]));
-      store_floats(to + kPanel, scale[t] * value_of<C, 1>(codes, table, rows, zero[t]));
-      store_floats(to + 2 * kPanel, scale[t] * value_of<C, 2>(codes, table, rows, zero[t]));
-      store_floats(to + 3 * kPanel, scale[t] * value_of<C, 3>(codes, table, rows, zero[t]));
+      store_floats(to, scale[t] * value_of<C, 0, step>(codes, table, rows, zero[t]));
+      store_floats(to + kPanel, scale[t] * value_of<C, 1, step>(codes, table, rows, zero[t]));
+      store_floats(to + 2 * kPanel, scale[t] * value_of<C, 2, step>(codes, table, rows, zero[t]));
+      store_floats(to + 3 * kPanel, scale[t] * value_of<C, 3, step>(codes, table, rows, zero[t]));
     }
   };
   (one.template operator()<j>(), ...);
@@ -157,7 +167,9 @@ void decode_units(const LowBitWeight& weight, size_t panel, size_t begin, size_t
     const Floats scale[2] = {parameters(weight, weight.scales, index),
                              parameters(weight, weight.scales, index + kTile)};
     const Floats zero[2] = {zeros_of(weight, index), zeros_of(weight, index + kTile)};
-    decode_chunk<C, chunk()>(StepsOf<chunk()>{}, lines, decoder, table, rows, scale, zero, decoded);
+    if (!C::triples && weight.half_units())
+      decode_chunk<C, chunk()>(Steps<0, 1, 2, 3>{}, lines, decoder, table, rows, scale, zero, decoded);
+    else decode_chunk<C, chunk()>(StepsOf<chunk()>{}, lines, decoder, table, rows, scale, zero, decoded);
     lines += C::template lines<chunk()> * kLine;
     const size_t from = place_of_unit(weight, true, begin);
     begin += chunk();

@@ -208,6 +208,7 @@ void multiply(const LowBitWeight& shared_weight, const uint8_t* decoded, size_t 
   const LowBitWeight weight = shared_weight;  // a copy that the stores below cannot touch: its fields stay in registers
   const QuantizedRows q = shared_q;
   const size_t units = weight.units, all_groups = weight.groups;
+  const bool half = weight.half_units();
   const size_t at = panel * all_groups * kPanel + kTile * static_cast<size_t>(tile);
   const Zero kind = plain ? Zero::integer : weight.zero_kind;
   const int8_t* x = q.codes + first * weight.width() + group * weight.units * kUnit * tokens;
@@ -228,7 +229,8 @@ void multiply(const LowBitWeight& shared_weight, const uint8_t* decoded, size_t 
 #pragma GCC unroll 2
       for (int t = 0; t < tiles; ++t) dots[m][t] = ints(q.start[index_q + static_cast<size_t>(m)]);
     prefetch_next_rows(x, weight.width() * tokens, units * kUnit * tokens);
-    add_group<value_bits, false>(v, x, units, dots);
+    if (half) add_half_unit<value_bits>(v, x, dots);
+    else add_group<value_bits, false>(v, x, units, dots);
     v += units * 8 * kLine;
     x += units * kUnit * tokens;
 #pragma GCC unroll 2
@@ -320,7 +322,9 @@ void int8(const LowBitWeight& weight, size_t panel, const QuantizedRows& q, size
     many<C::value_bits>(weight, panel, q, first, tokens, sums, [&](size_t, size_t groups, uint8_t* decoded) {
       for (size_t g = 0; g < groups; ++g)
         for_chunks<C>(weight.units, [&](auto chunk) {
-          decode_chunk<C, chunk()>(StepsOf<chunk()>{}, lines, decoder, decoded);
+          if (!C::triples && weight.half_units())
+            decode_chunk<C, chunk()>(Steps<0, 1, 2, 3>{}, lines, decoder, decoded);
+          else decode_chunk<C, chunk()>(StepsOf<chunk()>{}, lines, decoder, decoded);
           lines += C::template lines<chunk()> * kLine;
           decoded += chunk() * kUnit * kPanel;
         });
