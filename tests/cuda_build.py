@@ -42,19 +42,20 @@ def sources(plugin: bool) -> list[pathlib.Path]:
 
 
 @functools.cache
-def build(fault: str = "", sanitizer: str = "", *, plugin: bool = False) -> str:
+def build(fault: str = "", sanitizer: str = "", *, plugin: bool = False, kernels: frozenset[str] | None = None) -> str:
     """Path of the library of all launchers, or of the custom-op library on the emulated device.
 
-    `fault` is one of tests/cuda_faults.py, `sanitizer` one of SANITIZERS.
+    `fault` is one of tests/cuda_faults.py, `sanitizer` one of SANITIZERS. `kernels`: the files that get the fault, of
+    those that hold it; all.
 
     Builds with a fault or a sanitizer know 4-bit codes only. Objects stay in the folder for temporary files, named by a
     digest of what goes into each: a second run of the tests, or another process of the same run, compiles nothing.
     """
     marker = f"FAULT({fault})"
-    in_header = any(marker in header.read_text(encoding="utf-8") for header in CUDA.glob("*.cuh"))
     pending = []
     for source in sources(plugin):
-        changed = fault and source.suffix == ".cu" and (in_header or marker in source.read_text(encoding="utf-8"))
+        holds = any(marker in path.read_text(encoding="utf-8") for path in included(source))
+        changed = fault and holds and (kernels is None or source.name in kernels)
         pending.append((source, fault if changed else "", sanitizer, bool(fault or sanitizer)))
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         objects = list(pool.map(lambda job: _object(*job), pending))

@@ -46,6 +46,12 @@ FAULTS = {
     "product_grid_barrier": ("products", "barrier before the scales of all groups are read"),
 }
 SEEDS = 20
+_OF_PRODUCTS = ("product.cu", "product_x.cu")
+# The kernels of tiles that cases run, where they do not run all: nothing else is compiled with a fault.
+KERNELS = {
+    "products": frozenset({"lowbit_float16.cu", "lowbit_int8.cu", *_OF_PRODUCTS}),
+    "codebooks": frozenset({"codebook_float16.cu", "codebook_int8.cu", *_OF_PRODUCTS}),
+}
 
 _RUN = """
 import sys
@@ -67,7 +73,8 @@ for seed in range(1, int(seeds) + 1):
 
 def faulty(fault: str) -> str:
     """Path of a library with the fault, of the kind that its cases need."""
-    return build(fault, plugin=FAULTS[fault][0] == "operators")
+    cases = FAULTS[fault][0]
+    return build(fault, plugin=cases == "operators", kernels=KERNELS.get(cases))
 
 
 def caught_by(fault: str, library: str) -> str:

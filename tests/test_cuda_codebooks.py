@@ -5,9 +5,9 @@ import pytest
 
 from qonnx.custom_ops.codebook import EXACT, INT8
 from tests.cuda_build import build, needs_compiler
-from tests.cuda_codebook_cases import DTYPES, FORMS, SHAPES, SUMS, SUMS_FORMS, case, check_branch, check_product
+from tests.cuda_codebook_cases import DTYPES, FORMS, SHAPES, SUMS, SUMS_FORMS, case, check, check_branch, check_product
 from tests.cuda_emulation import SCHEDULES, Device, PackedCodebook
-from tests.test_kernels_codebook import check, numbers, weight_of
+from tests.test_kernels_codebook import numbers, weight_of
 
 pytestmark = needs_compiler
 OPERATORS = (EXACT, INT8)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from qonnx.custom_ops.cuda.report.__main__ import WRITTEN, report
-from qonnx.custom_ops.cuda.report.compiled import ARCHITECTURES, SOURCES, USUAL, kernels_of, load, name_of
+from qonnx.custom_ops.cuda.report.compiled import SOURCES, USUAL, kernels_of, load, name_of
 from qonnx.custom_ops.cuda.report.roofline import CARDS, FORMS, estimate, usual_kernel
 from qonnx.custom_ops.cuda.report.work import Form, Packed, Work, most_in_one, resident
 from tests.cuda_build import build, needs_compiler
@@ -113,8 +113,8 @@ def test_the_report_is_written_from_the_kernels_on_file():
 def test_no_kernel_on_file_uses_local_memory():
     kernels = load()
     assert all(k.local == 0 and k.instructions["local memory"] == 0 for k in kernels)
-    assert {(k.source, k.architecture) for k in kernels} >= {(s, a) for s in SOURCES for a in (75, 80, 87, 90)}
-    assert {k.architecture for k in kernels if k.source == USUAL} == set(ARCHITECTURES)
+    assert {k.source for k in kernels} <= {*SOURCES, USUAL}
+    assert {k.architecture for k in kernels if k.source == USUAL} >= {card.architecture for card in CARDS}
 
 
 def test_memory_is_read_once_at_few_rows():
@@ -131,3 +131,33 @@ def test_memory_is_read_once_at_few_rows():
 @pytest.mark.parametrize("card", [card for card in CARDS if card.reached == 1], ids=lambda card: card.name)
 def test_many_rows_use_the_tensor_cores(card):
     assert estimate(card, FORMS[0], 256, load()).arithmetic >= 0.7
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
+def test_numbers_of_several_books_are_multiplied_once(card):
+    """So the tensor cores do not know how many books there are."""
+    one, two, three = (
+        estimate(card, form, 256, load()).seconds["tensor cores"]
+        for form in FORMS
+        if form.bits == 8 and form.vector == 8 and not form.int8
+    )
+    assert one == two == three
+
+
+def test_only_the_executed_half_of_a_loop_that_is_there_twice_counts():
+    """0110 leads to the second half at 0150, 0140 past it; the loop is 0100 to 0180."""
+    text = """
+        /*0100*/                   BAR.SYNC ;
+        /*0110*/              @!P0 BRA 0x150 ;
+        /*0120*/                   IMMA.16832.S8.S8 R4, R8, R2, R4 ;
+        /*0130*/                   MOV R1, R2 ;
+        /*0140*/                   BRA 0x170 ;
+        /*0150*/                   IMMA.16832.S8.S8 R4, R8, R2, R4 ;
+        /*0160*/                   MOV R1, R2 ;
+        /*0170*/                   LDGSTS.E.BYPASS.128 [R3], [R10.64] ;
+        /*0178*/              @!P2 BRA 0x170 ;
+        /*0180*/              @!P2 BRA 0x100 ;
+"""
+    first = _LOG[: _LOG.rindex("ptxas info    : Compiling")]
+    (kernel,) = kernels_of("rows.cu", 80, first, f"\t\tFunction : {_ONE}{text}")
+    assert (kernel.loop, kernel.twice, kernel.copying) == (10, 5, 2)

@@ -12,6 +12,7 @@ template <int vector_, Math math_>
 struct CodebookCodes {
   static constexpr Math math = math_;
   static constexpr int vector = vector_, bytes = 0;  // of a unit: known only to the job
+  static constexpr bool multiplied_once = false;
   using Values = CodebookValues;
 
   static constexpr int size = bytes_of(math), owned = 16, per_step = 8 / size;  // numbers of a thread in a row
@@ -84,44 +85,67 @@ struct CodebookCodes {
     }
   }
 
-  // use(tile, i, a) for the operand of step + i of each tile, for each plane of each book.
+  // Numbers of two books; bytes are biased so that none carries (codebook_pack.h).
+  QONNX_DEVICE_MEMBER static uint32_t added(uint32_t a, uint32_t b) {
+    if constexpr (math == Math::int8) return a + b;
+    else if constexpr (math == Math::float16) return fma_float16x2(a, 0x3c003c00, b);
+    else return b;  // they are one
+  }
+
+  // a += the pieces that begin at `first` of the vectors of rows g and g + 8 that `book` has at a place. Added to zeros,
+  // pieces come into the registers that the tensor cores want by the addition, in the place of a move.
+  template <int tiles, class A>
+  QONNX_DEVICE_MEMBER static void add_pieces(const CodebookCodes (&codes)[tiles], int book, int block, uint32_t first,
+                                             const Values& values, const char* books, A& a) {
+    uint32_t index[tiles][2 * per];
+    if (values.wide) {
+#pragma unroll
+      for (int tile = 0; tile < tiles; ++tile) codes[tile].template read_indices<true>(book, block, index[tile]);
+    } else {
+#pragma unroll
+      for (int tile = 0; tile < tiles; ++tile) codes[tile].template read_indices<false>(book, block, index[tile]);
+    }
+#pragma unroll
+    for (int tile = 0; tile < tiles; ++tile) {
+      uint32_t word[2 * per][words];
+#pragma unroll
+      for (int i = 0; i < 2 * per; ++i) read_piece(values, books, first + index[tile][i] * values.stride, word[i]);
+#pragma unroll
+      for (int i = 0; i < steps_at_once; ++i)
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+          a[tile][i][j] = added(a[tile][i][j], per == 2 ? word[j][0] : word[j % 2][(2 * i + j / 2) % words]);
+    }
+  }
+
+  // use(tile, i, a) for the operand of step + i of each tile, for each plane of books that are added up to one.
   template <int tiles, class Use>
   QONNX_DEVICE_MEMBER static void fragments(const CodebookCodes (&codes)[tiles], int step, const Values& values,
                                             const char* books, Use use) {
     const int block = step * per_step / (vector * per), piece = step * per_step % vector / piece_numbers;
     const uint32_t copy = (threadIdx.x & ((1u << values.copies_log2) - 1)) * piece_bytes;
+    int book = 0, plane = 0;
 #pragma unroll 1
-    for (int book = 0; book < values.books; ++book) {
-      uint32_t index[tiles][2 * per];
-      if (values.wide) {
-#pragma unroll
-        for (int tile = 0; tile < tiles; ++tile) codes[tile].template read_indices<true>(book, block, index[tile]);
-      } else {
-#pragma unroll
-        for (int tile = 0; tile < tiles; ++tile) codes[tile].template read_indices<false>(book, block, index[tile]);
-      }
+    do {
+      uint32_t a[tiles][steps_at_once][4] = {};
+      int next = book;
 #pragma unroll 1
-      for (int plane = 0; plane < values.planes; ++plane) {
-        const uint32_t table = (book * values.planes + plane) * pieces + piece;
-        const uint32_t first = table * values.table_bytes + copy;
+      do {
+        const int table = (next * values.planes + plane) * pieces + piece;
+        add_pieces(codes, next, block, table * values.table_bytes + copy, values, books, a);
+      } while (math != Math::bfloat16 && ++next < book + values.together);
 #pragma unroll
-        for (int tile = 0; tile < tiles; ++tile) {
-          uint32_t word[2 * per][words];
+      for (int tile = 0; tile < tiles; ++tile)
 #pragma unroll
-          for (int i = 0; i < 2 * per; ++i) read_piece(values, books, first + index[tile][i] * values.stride, word[i]);
-          if constexpr (per == 2) {
-            const uint32_t a[4] = {word[0][0], word[1][0], word[2][0], word[3][0]};
-            use(tile, 0, a);
-          } else {
+        for (int i = 0; i < steps_at_once; ++i) {
+          if (math == Math::int8 && values.together > 1) {
 #pragma unroll
-            for (int i = 0; i < steps_at_once; ++i) {
-              const uint32_t a[4] = {word[0][2 * i], word[1][2 * i], word[0][2 * i + 1], word[1][2 * i + 1]};
-              use(tile, i, a);
-            }
+            for (int j = 0; j < 4; ++j) a[tile][i][j] ^= 0x80808080;
           }
+          use(tile, i, a[tile][i]);
         }
-      }
-    }
+      if (++plane == values.planes) plane = 0, book += values.together;
+    } while (book < values.books);
   }
 };
 

@@ -84,6 +84,37 @@ void set_tables(CodebookPack& pack, const CodebookSource& source) {
       pack.tables.insert(pack.tables.end(), plane.begin() + b * plane_bytes, plane.begin() + (b + 1) * plane_bytes);
 }
 
+// Tables of biased bytes behind the others, where all sums of entries are signed bytes.
+void add_biased(CodebookPack& pack) {
+  const int books = pack.values.books, levels = pack.values.levels;
+  const size_t book_bytes = pack.tables.size() / books, piece = std::min(kPiece, pack.padded_vector);
+  const auto table = [&](int book, size_t place, int level) {  // of a number of the padded vector
+    return book * book_bytes + (place / piece * levels + level) * piece + place % piece;
+  };
+  std::vector<char> biased(pack.tables.size());
+  for (int place = 0; place < pack.padded_vector; ++place) {
+    int left = 128, above = 0;
+    for (int b = 0; b < books; ++b) {
+      int low = 127, high = -128;
+      for (int level = 0; level < levels; ++level) {
+        const int number = static_cast<signed char>(pack.tables[table(b, place, level)]);
+        low = std::min(low, number), high = std::max(high, number);
+      }
+      const int bias = b + 1 < books ? -low : left;
+      if (bias + low < 0) return;
+      left -= bias, above += high;
+      for (int level = 0; level < levels; ++level) {
+        const size_t at = table(b, place, level);
+        biased[at] = static_cast<char>(pack.tables[at] + bias);
+      }
+    }
+    if (above > 127) return;
+  }
+  pack.biased = pack.tables.size();
+  pack.values.together = books;
+  pack.tables.insert(pack.tables.end(), biased.begin(), biased.end());
+}
+
 template <class Index>
 void set_indices(CodebookPack& pack, const CodebookSource& source) {
   const Weight& weight = pack.weight;
@@ -135,6 +166,8 @@ CodebookPack pack_codebook(const CodebookSource& source, Math math) {
   weight.segments = !pack.values.wide && per == 1 ? source.books * kOwned / pack.padded_vector : 0;
   set_parameters(pack, source.scale, {0.0f});
   set_tables(pack, source);
+  pack.values.together = math == Math::float16 && pack.values.planes == 1 ? source.books : 1;
+  if (math == Math::int8 && source.books > 1) add_biased(pack);
   if (pack.values.wide) set_indices<uint16_t>(pack, source);
   else set_indices<uint8_t>(pack, source);
   return pack;

@@ -6,8 +6,14 @@
 // with per = 2 where two vectors make one tensor-core step of a thread (4 numbers, int8: 8), else 1.
 //
 // Tables: [book][plane][piece][level][piece bytes]: pieces of at most 16 bytes of a vector, planes numbers of the
-// operand's type that add up to the book's own (as in lowbit_pack.h). Every plane of every book is multiplied by itself:
-// float32 sums in the tensor core lose nothing, and integer sums of several books cannot overflow a byte.
+// operand's type that add up to the book's own (as in lowbit_pack.h). Books whose numbers are added up first are
+// multiplied once:
+//   float16, one plane: the sum is rounded to float16, as weights of a float16 model are. Books are scaled below 2^14, so
+//   that four of them do not overflow.
+//   int8, where no sum of entries leaves a signed byte: the tables are there a second time, for this, each number of
+//   book b larger by a bias of the book and the place in a vector. The biases of all books add up to 128, all bytes and
+//   their partial sums lie in 0 ... 255 and never carry, and what is 128 too much is a flipped bit.
+// Else every plane of every book is multiplied by itself: float32 sums in the tensor core lose nothing.
 #pragma once
 
 #include "../formats/codes.h"
@@ -28,6 +34,7 @@ struct CodebookSource {
 struct CodebookValues {
   const char* tables;  // in global memory
   int books, planes, levels;
+  int together;  // books that are added up before they are multiplied: all, or one
   bool wide;
   // In shared memory, when there: every piece so many times side by side (a power of two), so that the threads of a
   // warp read different banks.
@@ -38,6 +45,7 @@ struct CodebookValues {
 struct CodebookPack : Pack {
   CodebookValues values;
   std::vector<char> tables;
+  size_t biased;  // where those begin that are added up
   int padded_vector;
 };
 

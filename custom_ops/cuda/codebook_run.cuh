@@ -44,7 +44,7 @@ Failure run_codebook_tiles(const CodebookPack& pack, const char* tables, const P
                            const Device& device, Stream stream) {
   if (plan.regime == Regime::sums) return run_codebook_sums<math>(pack, tables, plan, job, device, stream);
   CodebookValues values = pack.values;
-  values.tables = tables;
+  values.tables = tables + pack.biased;
   const auto run = [&]<int vector>() {
     using Codes = CodebookCodes<vector, math>;
     static_assert(has_shape<CodebookFew<Codes>>(kCodebookTiles[0]) &&

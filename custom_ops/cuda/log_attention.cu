@@ -161,8 +161,8 @@ __global__ void __launch_bounds__(kThreads, 4) log_attention_kernel(const LogAtt
             load_matrices_transposed(b, space.values + (value_plane * kDepth + k) * kPitch + column);
 #pragma unroll
             for (int i = 0; i < 2; ++i)
-              if constexpr (element == Element::float16) multiply_float16(sum[tile + i], a, b[2 * i], b[2 * i + 1]);
-              else multiply_bfloat16(sum[tile + i], a, b[2 * i], b[2 * i + 1]);
+              if constexpr (element == Element::float16) multiply_float16(sum[tile + i], a, b[2 * i], b[2 * i + 1], sum[tile + i]);
+              else multiply_bfloat16(sum[tile + i], a, b[2 * i], b[2 * i + 1], sum[tile + i]);
           }
       }
     }

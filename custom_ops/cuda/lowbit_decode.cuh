@@ -30,6 +30,7 @@ struct LowBitCodes {
   static constexpr Math math = math_;
   static constexpr int bits = bits_, bytes = 128 * bits;  // of a unit
   static constexpr int four = bits < 8 ? bits & 4 : 0, two = bits < 8 ? bits & 2 : 0, one = bits & 1;
+  static constexpr bool multiplied_once = !table_ || math == Math::int8;  // not a plane after the other
   using Values = LowBitValues;
 
   uint32_t words[bits];

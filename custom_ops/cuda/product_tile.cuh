@@ -45,10 +45,10 @@ QONNX_DEVICE void load_x(const char* x, int unit, int step, uint32_t (&b)[T::tok
 #endif
 }
 
-// Where int8 sums begin: their bits are then those of the float32 number 1.5 · 2^23 + sum, up to 2^22 exactly (256
+// Where int8 sums begin: their bits are then those of the float32 number 1.5 + sum / kSumUnit, exactly up to 2^22 (256
 // products of 128 · 128, those of four units), and no conversion is needed, which is eight times slower than an addition.
-constexpr int32_t kSumBits = 0x4b400000;
-constexpr float kSumNumber = 12582912.0f;
+constexpr int32_t kSumBits = 0x3fc00000;
+constexpr float kSumNumber = 1.5f, kSumUnit = 8388608.0f;
 constexpr int kExactUnits = 4;
 
 template <class T>
@@ -78,43 +78,51 @@ QONNX_DEVICE void load_pairs(const Job& job, const char* parameters, int kind, f
   }
 }
 
-// total += scale · (sum − zero · Σ x), and sum = 0, at the end of a group's part of a unit.
-template <class T>
+// total += scale · (sum − zero · Σ x) at the end of a group's part of a unit, and sum = 0 unless the next product begins
+// anew. Scales of x have 22 significant bits (product_x.cu): kSumNumber times one is exact, so that one fused operation
+// takes it off an int8 sum and multiplies by x's scale.
+template <class T, bool anew>
 QONNX_DEVICE void add_group(const Job& job, const char* parameters, const char* of_rows,
                             Sum<T> (&sum)[T::tiles][T::token_tiles][4], float (&total)[T::tiles][T::token_tiles][4]) {
   const auto* numbers = reinterpret_cast<const float*>(of_rows) + 2 * (threadIdx.x % 4);
   float scale[T::tiles][2], zero[T::tiles][2];
   load_pairs<T>(job, parameters, 0, scale);
   if (job.zeros) load_pairs<T>(job, parameters, 1, zero);
+  if (T::integer && !job.sums) {
+#pragma unroll
+    for (int tile = 0; tile < T::tiles; ++tile) scale[tile][0] *= kSumUnit, scale[tile][1] *= kSumUnit;
+  }
 #pragma unroll
   for (int tokens = 0; tokens < T::token_tiles; ++tokens) {
     float value[T::tiles][4];
+    float2 step{1.0f, 1.0f}, x{0.0f, 0.0f};
+    if constexpr (T::integer) step = *reinterpret_cast<const float2*>(numbers + 8 * tokens);
+    if (job.sums) x = *reinterpret_cast<const float2*>(numbers + 8 * tokens + (T::integer ? T::tokens : 0));
+    const float by[2] = {job.sums ? kSumUnit : step.x, job.sums ? kSumUnit : step.y};
+    const float off[2] = {-kSumNumber * by[0], -kSumNumber * by[1]};
 #pragma unroll
     for (int tile = 0; tile < T::tiles; ++tile)
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         if constexpr (T::integer)
-          value[tile][i] = bits_as_float(static_cast<uint32_t>(sum[tile][tokens][i])) - kSumNumber;
+          value[tile][i] = fmaf(bits_as_float(static_cast<uint32_t>(sum[tile][tokens][i])), by[i % 2], off[i % 2]);
         else value[tile][i] = sum[tile][tokens][i];
-        sum[tile][tokens][i] = no_sum<T>();
+        if constexpr (!anew) sum[tile][tokens][i] = no_sum<T>();
       }
     if (job.sums) {
-      const float2 x = *reinterpret_cast<const float2*>(numbers + 8 * tokens + (T::integer ? T::tokens : 0));
 #pragma unroll
       for (int tile = 0; tile < T::tiles; ++tile)
 #pragma unroll
-        for (int i = 0; i < 4; ++i)
+        for (int i = 0; i < 4; ++i) {
           value[tile][i] = fmaf(job.zeros ? -zero[tile][i / 2] : -job.zero, i % 2 ? x.y : x.x, value[tile][i]);
+          if constexpr (T::integer) value[tile][i] *= i % 2 ? step.y : step.x;
+        }
     }
-    float2 step{1.0f, 1.0f};
-    if constexpr (T::integer) step = *reinterpret_cast<const float2*>(numbers + 8 * tokens);
 #pragma unroll
     for (int tile = 0; tile < T::tiles; ++tile)
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if constexpr (T::integer) value[tile][i] *= i % 2 ? step.y : step.x;
+      for (int i = 0; i < 4; ++i)
         total[tile][tokens][i] = fmaf(scale[tile][i / 2], value[tile][i], total[tile][tokens][i]);
-      }
   }
 }
 
@@ -127,9 +135,14 @@ QONNX_DEVICE bool goes_on(const Job& job, int unit, int end, int held) {
   return quotient(unit * T::steps, job.group_steps) == quotient(next * T::steps, job.group_steps);
 }
 
-// One unit of this warp: `stage` holds it as the `depth`-th of its units, `books` what the weight has put there. Sums of a
-// group stay in `sum` until the warp has its last unit of the group.
+// Where products of many rows begin with constants, a group needs no instructions that set its sums to zero; the loop is
+// there twice then.
 template <class T, class Codes>
+constexpr bool kBeginsAnew = Codes::multiplied_once && T::token_tiles >= 8;
+
+// One unit of this warp: `stage` holds it as the `depth`-th of its units, `books` what the weight has put there. Sums of a
+// group stay in `sum` until the warp has its last unit of the group. `anew`: it is the first one, what `sum` holds is old.
+template <class T, class Codes, bool anew>
 QONNX_DEVICE void multiply_unit(const Job& job, const typename Codes::Values& values, const char* books,
                                 const char* stage, int unit, bool more, int warp_row, int depth,
                                 Sum<T> (&sum)[T::tiles][T::token_tiles][4],
@@ -145,6 +158,7 @@ QONNX_DEVICE void multiply_unit(const Job& job, const typename Codes::Values& va
   const char* of_rows = stage + T::tokens_at(job) + depth * slots * token_bytes;
   const char* x = stage + T::x_at(job);
 
+  const Sum<T> none[4] = {no_sum<T>(), no_sum<T>(), no_sum<T>(), no_sum<T>()};
   constexpr int kAtOnce = Codes::steps_at_once;
   uint32_t b[kAtOnce][T::token_tiles][2], next[2] = {};
   int left = T::steps;  // of the group; where it is all of the unit, nobody asks before the end
@@ -157,20 +171,22 @@ QONNX_DEVICE void multiply_unit(const Job& job, const typename Codes::Values& va
 #pragma unroll
       for (int tokens = 0; tokens < T::token_tiles; ++tokens) {
         auto& d = sum[tile][tokens];
-        if constexpr (T::integer) multiply_int8(d, a, b[i][tokens][0], b[i][tokens][1]);
-        else if constexpr (T::math == Math::float16) multiply_float16(d, a, b[i][tokens][0], b[i][tokens][1]);
-        else multiply_bfloat16(d, a, b[i][tokens][0], b[i][tokens][1]);
+        const Sum<T>(&so_far)[4] = sum[tile][tokens];
+        const Sum<T>(&c)[4] = anew && step + i == 0 ? none : so_far;
+        if constexpr (T::integer) multiply_int8(d, a, b[i][tokens][0], b[i][tokens][1], c);
+        else if constexpr (T::math == Math::float16) multiply_float16(d, a, b[i][tokens][0], b[i][tokens][1], c);
+        else multiply_bfloat16(d, a, b[i][tokens][0], b[i][tokens][1], c);
       }
     });
     left -= kAtOnce;
     if (step + kAtOnce < T::steps && left == 0) {
-      add_group<T>(job, parameters, of_rows, sum, total);
+      add_group<T, false>(job, parameters, of_rows, sum, total);
       parameters += parameter_bytes;
       of_rows += token_bytes;
       left = group_steps;
     }
   }
-  if (!more) add_group<T>(job, parameters, of_rows, sum, total);
+  if (!more) add_group<T, kBeginsAnew<T, Codes>>(job, parameters, of_rows, sum, total);
 }
 
 // Sums of all warps through shared memory, then 32 neighbouring outputs a warp into y or the partial sums.
@@ -255,8 +271,10 @@ QONNX_DEVICE void product_block(const Job& job, const typename Codes::Values& va
     const int unit = first + round * T::warps_units + depth;
     if (unit < end) {
       const bool more = goes_on<T>(job, unit, end, ++held);
-      multiply_unit<T, Codes>(job, values, books, shared + round % T::stages * stage_bytes, unit, more, warp_row, depth,
-                              sum, total);
+      const char* stage = shared + round % T::stages * stage_bytes;
+      if (kBeginsAnew<T, Codes> && held == 1)
+        multiply_unit<T, Codes, true>(job, values, books, stage, unit, more, warp_row, depth, sum, total);
+      else multiply_unit<T, Codes, false>(job, values, books, stage, unit, more, warp_row, depth, sum, total);
       if (!more) held = 0;
     }
   }

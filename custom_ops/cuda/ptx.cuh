@@ -104,25 +104,32 @@ QONNX_DEVICE void copy_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }
 
-QONNX_DEVICE void multiply_float16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+// d = a · b + c of fragments; d may be c.
+QONNX_DEVICE void multiply_float16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                                   const float (&c)[4]) {
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-               "{%0, %1, %2, %3};"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+               "{%10, %11, %12, %13};"
+               : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1),
+                 "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 }
 
-QONNX_DEVICE void multiply_bfloat16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+QONNX_DEVICE void multiply_bfloat16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                                    const float (&c)[4]) {
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-               "{%0, %1, %2, %3};"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+               "{%10, %11, %12, %13};"
+               : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1),
+                 "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 }
 
-QONNX_DEVICE void multiply_int8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+QONNX_DEVICE void multiply_int8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                                const int32_t (&c)[4]) {
   asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-               "{%0, %1, %2, %3};"
-               : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+               "{%10, %11, %12, %13};"
+               : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1),
+                 "r"(c[0]), "r"(c[1]), "r"(c[2]), "r"(c[3]));
 }
 
 #else
@@ -146,8 +153,11 @@ QONNX_DEVICE void copy_commit() {}
 template <int pending>
 QONNX_DEVICE void copy_wait() {}
 
-QONNX_DEVICE void multiply_float16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+QONNX_DEVICE void multiply_float16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                                   const float (&c)[4]) {
   const uint32_t b[2] = {b0, b1};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) d[i] = c[i];
 #pragma unroll
   for (int half = 0; half < 2; ++half)
     asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
@@ -156,9 +166,12 @@ QONNX_DEVICE void multiply_float16(float (&d)[4], const uint32_t (&a)[4], uint32
                  : "r"(a[2 * half]), "r"(a[2 * half + 1]), "r"(b[half]));
 }
 
-QONNX_DEVICE void multiply_bfloat16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+QONNX_DEVICE void multiply_bfloat16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                                    const float (&c)[4]) {
   const int lane = threadIdx.x & 31, row = lane & ~3, column = (lane & 3) * 8;
   const uint32_t b[2] = {b0, b1};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) d[i] = c[i];
 #pragma unroll
   for (int half = 0; half < 2; ++half)
 #pragma unroll 1  // in one go the shuffles of all products come first and spill
@@ -176,8 +189,11 @@ QONNX_DEVICE void multiply_bfloat16(float (&d)[4], const uint32_t (&a)[4], uint3
     }
 }
 
-QONNX_DEVICE void multiply_int8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+QONNX_DEVICE void multiply_int8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                                const int32_t (&c)[4]) {
   const uint32_t b[2] = {b0, b1};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) d[i] = c[i];
 #pragma unroll
   for (int half = 0; half < 2; ++half)
 #pragma unroll
@@ -286,17 +302,20 @@ QONNX_DEVICE void copy_wait() {
   emulate::copy_wait(pending);
 }
 
-QONNX_DEVICE void multiply_float16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, QONNX_LINE) {
+QONNX_DEVICE void multiply_float16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, const float (&c)[4],
+                                QONNX_LINE) {
   const uint32_t b[2] = {b0, b1};
-  emulate::multiply_float16(d, a, b, d, line);
+  emulate::multiply_float16(d, a, b, c, line);
 }
-QONNX_DEVICE void multiply_bfloat16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, QONNX_LINE) {
+QONNX_DEVICE void multiply_bfloat16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, const float (&c)[4],
+                                QONNX_LINE) {
   const uint32_t b[2] = {b0, b1};
-  emulate::multiply_bfloat16(d, a, b, d, line);
+  emulate::multiply_bfloat16(d, a, b, c, line);
 }
-QONNX_DEVICE void multiply_int8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, QONNX_LINE) {
+QONNX_DEVICE void multiply_int8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, const int32_t (&c)[4],
+                                QONNX_LINE) {
   const uint32_t b[2] = {b0, b1};
-  emulate::multiply_int8(d, a, b, d, line);
+  emulate::multiply_int8(d, a, b, c, line);
 }
 QONNX_DEVICE void load_matrices(uint32_t (&r)[4], const void* row, QONNX_LINE) {
   emulate::load_matrices(r, 4, false, row, line);

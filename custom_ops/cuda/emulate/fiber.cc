@@ -45,7 +45,11 @@ namespace qonnx::emulate {
 
 namespace {
 
+#if defined(EMULATE_TSAN)
+constexpr size_t kStack = 64 << 10, kGuard = 4096;  // each thread gets fresh pages, whose shadow is written anew
+#else
 constexpr size_t kStack = 256 << 10, kGuard = 4096;
+#endif
 
 }  // namespace
 

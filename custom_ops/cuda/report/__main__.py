@@ -96,6 +96,8 @@ def roofline_table(card: Card, kernels: Sequence[Kernel]) -> str:
             if tokens <= _FEW:
                 share = found.time / found.seconds["memory"] * found.moved
                 goal = f"{share:.2f}× the least" if share <= _MOST_MOVED else f"**{share:.2f}×** the least"
+                if share > _MOST_MOVED:
+                    goal += f", {found.time / found.least:.2f}× what looking up allows"
             elif tokens == _MANY:
                 share = found.arithmetic
                 goal = f"{share:.2f} of the peak" if share >= _LEAST_ARITHMETIC else f"**{share:.2f}** of the peak"

@@ -48,8 +48,10 @@ class Kernel:
     Attributes:
         local: bytes of stack and spills. instructions: how many of each of KINDS, and of `all`.
         loop: instructions of the main loop, each inner one once; 0 without one.
-        inner: of them in loops inside of it that multiply too, over code books; of sums, in the loop that makes them.
+        inner: of them in loops inside of it that read code books; of sums, in the loop that makes them.
         rare: of them those that a warp skips but at the end of a group of columns: scales, and sums into memory.
+        twice: of them those of which a round executes one half or the other: products that begin anew or go on.
+        copying: of them in loops over scales and the like, which only the first warps have something to do in.
     """
 
     source: str
@@ -61,6 +63,8 @@ class Kernel:
     loop: int = 0
     inner: int = 0
     rare: int = 0
+    twice: int = 0
+    copying: int = 0
 
 
 def compile_kernels(source: str, architecture: int) -> list[Kernel]:
@@ -107,7 +111,7 @@ def kernels_of(source: str, architecture: int, log: str, sass: str) -> list[Kern
             bodies[name].append((int(found[1], 16), found[2], found[3]))
     return [
         Kernel(source, name_of(entry), architecture, int(registers), int(stack) + int(spills), mix_of(bodies[entry]),
-               *loop_of(bodies[entry]))
+               *loop_of(bodies[entry], "CodebookCodes" in entry))
         for entry, stack, spills, registers in _ENTRY.findall(log)
     ]  # fmt: skip
 
@@ -123,8 +127,8 @@ def mix_of(body: list[tuple[int, str, str]]) -> dict[str, int]:
     return counts
 
 
-def loop_of(body: list[tuple[int, str, str]]) -> tuple[int, int, int]:
-    """Instructions of the main loop, of the loops in it that multiply too, and those executed at ends of groups only.
+def loop_of(body: list[tuple[int, str, str]], books: bool = False) -> tuple[int, int, int, int, int]:
+    """Kernel.loop, inner, rare, twice and copying; with `books` the first loop that copies is all warps' own.
 
     The main loop is the largest with tensor-core instructions, or, of sums that are looked up, the largest.
     """
@@ -135,25 +139,35 @@ def loop_of(body: list[tuple[int, str, str]]) -> tuple[int, int, int]:
         if instruction.startswith("BRA") and target and int(target[1], 16) in place:
             jumps.append((i, place[int(target[1], 16)]))
 
-    def has(begin: int, end: int, *names: str) -> bool:
-        return any(name.startswith(names) for _, name, _ in body[begin : end + 1])
+    def has(span: tuple[int, int], *names: str) -> bool:
+        return any(name.startswith(names) for _, name, _ in body[span[0] : span[1] + 1])
 
     tensor = KINDS["tensor core"]
-    loops = [(to, i) for i, to in jumps if to < i and has(to, i, *tensor)]
+    back = [(to, i) for i, to in jumps if to < i]
+    loops = [span for span in back if has(span, *tensor)]
     looked_up = not loops
     if looked_up:
-        loops = [(to, i) for i, to in jumps if to < i and has(to, i, "LDS") and has(to, i, "STG")]
+        loops = [span for span in back if has(span, "LDS") and has(span, "STG")]
     if not loops:
-        return 0, 0, 0
-    begin, end = max(loops, key=lambda loop: loop[1] - loop[0])
-    within = [(a, b) for a, b in loops if begin <= a and b <= end and (a, b) != (begin, end)]
-    if looked_up:
-        within = [(to, i) for i, to in jumps if begin < to < i < end and has(to, i, "STS")]
-    inner = sum(b - a + 1 for a, b in _outermost(within))
+        return 0, 0, 0, 0, 0
+    begin, end = max(loops, key=lambda span: span[1] - span[0])
+    within = [(a, b) for a, b in back if begin <= a and b <= end and (a, b) != (begin, end)]
+    copies = sorted(span for span in within if has(span, "LDGSTS"))[books:]
+    inner = [span for span in within if (has(span, "STS") if looked_up else has(span, "LDS") and span not in copies)]
+    inner = [span for span in inner if not has(span, "LDGSTS")]
     mark = "STG" if looked_up else "FFMA"  # in the main loop, these stand in what ends a group alone
     skipped = [(i + 1, to - 1) for i, to in jumps if begin < i < to <= end]
-    ends = [(a, b) for a, b in skipped if has(a, b, mark) and not has(a, b, "LDSM", "LDGSTS", "PRMT", *tensor)]
-    return end - begin + 1, inner, sum(b - a + 1 for a, b in _outermost(ends))
+    ends = [span for span in skipped if has(span, mark) and not has(span, "LDSM", "LDGSTS", "PRMT", *tensor)]
+    other = {i: (i + 1, to - 1) for i, to in jumps if i < to <= end}  # what a jump at the end of a span leaves out
+    halves = [(a, other[b][1]) for a, b in skipped if b in other and has((a, b), *tensor) and has(other[b], *tensor)]
+    if halves:  # each with its own end, of which one is enough
+        ends = [(a, b) for a, b in ends if any(a >= (c + d) // 2 and b <= d for c, d in halves)]
+    return (end - begin + 1, *(_length(spans) for spans in (inner, ends, halves, copies)))
+
+
+def _length(spans: list[tuple[int, int]]) -> int:
+    """Instructions in any of them."""
+    return sum(b - a + 1 for a, b in _outermost(spans))
 
 
 def _outermost(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:

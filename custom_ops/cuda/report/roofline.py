@@ -71,6 +71,7 @@ class Estimate:
     moved: float  # bytes of memory over the least possible
     arithmetic: float  # multiply-adds at the tensor cores' peak over the estimated time
     issuable: float  # the same at what mma.sync reaches of that peak
+    least: float  # seconds: of memory, of the tensor cores, or of looking up vectors or sums where no two lanes meet
 
     @property
     def bound(self) -> str:
@@ -83,7 +84,7 @@ class Estimate:
 
 def executed(kernel: Kernel, work: Work) -> float:
     """Instructions of a warp for a round of the main loop: those over code books once for each book, those at the end
-    of a group once for all rounds that the warp is in it. Copies that only some warps make count for all of them.
+    of a group once for all rounds that the warp is in it, those that copy scales for the warps that do.
     """
     form = work.weight.form
     if work.regime == "sums":
@@ -99,7 +100,9 @@ def executed(kernel: Kernel, work: Work) -> float:
         )
     rounds = min(work.weight.padded_group // UNIT, work.units_per_split) // work.tile.warps_units
     rounds = 1 if form.sums else max(1, min(rounds, 4) if form.int8 else rounds)
-    return kernel.loop + (max(form.books, 1) - 1) * kernel.inner - kernel.rare * (1 - 1 / rounds)
+    once = kernel.loop - kernel.twice / 2
+    copying = kernel.copying * (1 - work.copying_warps * 32 / work.threads)
+    return once + (max(form.books, 1) - 1) * kernel.inner - kernel.rare * (1 - 1 / rounds) - copying
 
 
 def usual_kernel(kernels: list[Kernel], work: Work, architecture: int) -> Kernel | None:
@@ -130,9 +133,7 @@ def estimate(card: Card, form: Form, rows: int, kernels: list[Kernel]) -> Estima
         cached += weight.tiles * weight.units * weight.unit_bytes
         cached += work.blocks * work.units_per_split * weight.table_bytes // form.books
     elif not work.book_bytes:  # every vector from the cache, in sectors of 32 bytes, for every tile of tokens
-        piece = min(16, form.vector * form.size)
-        vectors = work.token_blocks * weight.tiles * 16 * weight.units * 64 // form.vector * form.books
-        cached += vectors * 32 * -(-form.vector * form.size // 32) if piece < 32 else 0
+        cached += work.looked_up
     units = work.turns * work.units_per_split  # of the busiest processor
     peak = card.int8 if form.int8 else card.float16
     of_multiply = 2 * 16 * 8 * weight.step
@@ -148,4 +149,10 @@ def estimate(card: Card, form: Form, rows: int, kernels: list[Kernel]) -> Estima
         seconds["issue"] = units * warps * executed(kernel, work) / (_ISSUED * card.clock)
     moved = memory / (weight.least + x_and_y)
     arithmetic = 2 * rows * COLUMNS * OUTPUTS / peak / max(seconds.values())
-    return Estimate(work, seconds, moved, arithmetic, arithmetic / card.reached)
+    tokens = -(-rows // 8) * 8
+    least = max(
+        seconds["memory"] / moved,
+        0 if work.regime == "sums" else 2 * tokens * COLUMNS * OUTPUTS / (peak * card.reached),
+        work.looked_up / ((_SHARED_BYTES if work.in_shared else _CACHE_BYTES) * card.processors * card.clock),
+    )
+    return Estimate(work, seconds, moved, arithmetic, arithmetic / card.reached, least)

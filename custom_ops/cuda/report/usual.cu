@@ -19,6 +19,7 @@ __global__ void __launch_bounds__(T::threads, 1) usual_kernel(const Job given, c
   typename Codes::Values values = all;
   values.planes = 1;
   if constexpr (requires { values.shared_bytes; }) {
+    values.together = values.books;
     values.wide = books != Books::narrow;
     if (!values.shared_bytes == (books != Books::cached)) __builtin_unreachable();
   }

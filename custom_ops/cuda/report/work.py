@@ -297,9 +297,15 @@ class Work:
 
     @property
     def multiplies_of_unit(self) -> int:
-        """Tensor-core instructions of a block for a unit of the columns."""
-        steps = UNIT // self.weight.step
-        return self.tile.block_tiles * self.tile.token_tiles * steps * max(1, self.weight.form.books)
+        """Tensor-core instructions of a block for a unit of the columns; books are added up first."""
+        return self.tile.block_tiles * self.tile.token_tiles * UNIT // self.weight.step
+
+    @property
+    def copying_warps(self) -> int:
+        """That have scales of the weight or of rows of x to copy."""
+        tile, weight = self.tile, self.weight
+        parameters = tile.block_tiles * tile.warps_units * weight.slots * weight.parameter_bytes // 16
+        return min(_up(max(parameters, tile.warps_units * weight.slots * tile.tokens // 4), 32), tile.threads // 32)
 
     @property
     def multiplies(self) -> int:
@@ -340,6 +346,21 @@ class Work:
         if self.book_bytes:
             looked_up = int(tile.block_tiles * TILE * UNIT * form.size * form.books * self.conflicts)
         return written + codes + x + parameters + looked_up
+
+    @property
+    def in_shared(self) -> bool:
+        """Whether indices are looked up in shared memory, not in the L2 cache."""
+        return self.regime == "sums" or self.book_bytes > 0
+
+    @property
+    def looked_up(self) -> int:
+        """Bytes that indices stand for: of vectors, of the L2 cache in sectors of 32 bytes, or of sums."""
+        form, weight = self.weight.form, self.weight
+        indices = weight.tiles * TILE * weight.units * UNIT // form.vector * form.books
+        if self.regime == "sums":
+            return 4 * self.rows * indices
+        vector = form.vector * form.size
+        return self.token_blocks * indices * (vector if self.in_shared else _up(vector, 32) * 32)
 
     @property
     def conflicts(self) -> float:
