@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from qonnx.custom_ops import codebook, ops
 from qonnx.custom_ops.codebook import CodebookWeight
-from qonnx.custom_ops.lowbit import EXACT, INT8, NF4, LowBitWeight
+from qonnx.custom_ops.lowbit import EXACT, FP4, INT8, NF4, LowBitWeight
 
 # (tokens, cold) in the order of goals
 SETTINGS = ((1, False), (1, True), (8, False), (64, False), (256, False))
@@ -43,8 +43,13 @@ class Case:
     most_bits: float = 0  # stored for a weight, scales included and code books left out
     least_peak: float = 0  # share of the processor's int8 multiply-adds at 256 rows
     activation_bits: int = 8  # of INT8
+    rank: int = 0  # of a low-rank branch, which baselines have as two more products and a sum
     least_bandwidth: tuple[float, float] = (0.5, 0.75)  # share of what one and two threads read, one row, cold
 
+
+# The 4-bit floats of MatMulBnb4 (bitsandbytes): the largest is 1, the smallest one 1/192.
+_BNB_FP4 = np.array([0, 1 / 192, 2 / 3, 1, 1 / 3, 1 / 2, 1 / 6, 1 / 4], np.float32)
+_BNB_FP4 = np.concatenate([_BNB_FP4, -_BNB_FP4])
 
 _LARGE = SHAPES[1:]
 _ANY: Goals = (1, 1, 1, 1, 1)  # never slower
@@ -76,6 +81,8 @@ CASES: dict[str, Case] = {
     ),
     "VQ.1x16": Case(codebook.INT8, 65536, 0, {"float": (2, 1.65, 1.5, 2.8, 3.25)}, books=1, shapes=_LARGE),
     "NF4.b64": Case(INT8, 16, 64, {"NF4.b64": (25, 10, 8, 3, 2)}, NF4, most_bits=4.25),
+    "FP4.b64": Case(INT8, 16, 64, {"FP4.b64": (25, 10, 8, 3, 2)}, FP4, most_bits=4.25),
+    "W4.b32.rank32": Case(INT8, 16, 32, {"W4.b32.acc4": (1.35, 1.05, 1.7, 1.85, 1.7)}, rank=32),
     "W4.b32.int16": Case(INT8, 16, 32, {"W4.b32.acc0": (2, 1.4, 1.5, 1.5, 1.5), "float": _ANY}, activation_bits=16),
     "W4.b128.int16": Case(INT8, 16, 128, {"W4.b128.acc0": (2, 1.4, 1.5, 1.5, 1.5), "float": _ANY}, activation_bits=16),
     "W4.b32.exact": Case(EXACT, 16, 32, {"W4.b32.acc0": (2, 1.4, 1.5, 1.5, 1.5), "float": _ANY}),
@@ -101,6 +108,13 @@ def our_weight(case: Case, rows: int, columns: int) -> LowBitWeight | CodebookWe
     )
 
 
+def branch_of(case: Case, rows: int, columns: int) -> list[np.ndarray]:
+    """The factors [K, rank] and [rank, N] of the case's low-rank branch, a tenth of the weight's size; none without."""
+    rng = np.random.default_rng(3)
+    shapes = ((columns, case.rank), (case.rank, rows)) if case.rank else ()
+    return [(0.05 * rng.standard_normal(shape)).astype(np.float32) for shape in shapes]
+
+
 def our_model(case: Case, weight: LowBitWeight | CodebookWeight) -> bytes:
     attributes = weight.attributes()
     rows, columns = attributes["N"], attributes["K"]
@@ -108,29 +122,56 @@ def our_model(case: Case, weight: LowBitWeight | CodebookWeight) -> bytes:
         attributes["activation_bits"] = case.activation_bits
     x = ir.Value(name="x", shape=ir.Shape(["M", columns]), type=ir.TensorType(ir.DataType.FLOAT))
     arrays = {**weight.arrays(), "bias": np.zeros(1, np.float32)}
+    arrays |= dict(zip(("low_rank_a", "low_rank_b"), branch_of(case, rows, columns), strict=False))
     values = [ir.Value(name=name, const_value=ir.tensor(array, name=name)) for name, array in arrays.items()]
     node = ops.node(case.operator, [x, *values], node_name="product", **attributes)
     y = node.outputs[0]
     y.name, y.type, y.shape = "y", x.type, ir.Shape(["M", rows])
     graph = ir.Graph([x], [y], nodes=[node], initializers=values, opset_imports={"": 21}, name="g")
     model = ir.Model(graph, ir_version=10)
-    ops.add_to_model(model, case.operator)
+    ops.add_to_model(model, case.operator, node.overload)
     return ir.to_proto(model).SerializeToString()
 
 
-def baseline_model(name: str, weight: LowBitWeight | CodebookWeight) -> tuple[bytes, np.ndarray]:
-    """The model and the weight, float [N, K], that it really holds (other codes where the format differs)."""
+def baseline_model(
+    name: str, weight: LowBitWeight | CodebookWeight, branch: list[np.ndarray] | None = None
+) -> tuple[bytes, np.ndarray]:
+    """The model and the weight, float [N, K], that it really holds (other codes where the format differs), with the
+    product of the branch's factors, which are two more products and a sum in the model."""
+    model, w = _plain_baseline(name, weight)
+    if not branch:
+        return model, w
+    a, b = branch
+    return _with_branch(onnx.load_from_string(model), a, b), w + (a.astype(np.float64) @ b).T
+
+
+def _with_branch(model: onnx.ModelProto, a: np.ndarray, b: np.ndarray) -> bytes:
+    graph = model.graph
+    graph.node[0].output[0] = "product"
+    graph.initializer.extend([onnx.numpy_helper.from_array(a, "low_a"), onnx.numpy_helper.from_array(b, "low_b")])
+    graph.node.extend(
+        [
+            helper.make_node("MatMul", ["x", "low_a"], ["down"]),
+            helper.make_node("MatMul", ["down", "low_b"], ["up"]),
+            helper.make_node("Add", ["product", "up"], ["y"]),
+        ]
+    )
+    return model.SerializeToString()
+
+
+def _plain_baseline(name: str, weight: LowBitWeight | CodebookWeight) -> tuple[bytes, np.ndarray]:
     rows, columns = weight.attributes()["N"], weight.attributes()["K"]
     if name == "float":
         w = weight.decode().astype(np.float32)
         return _single("MatMul", {"b": np.ascontiguousarray(w.T)}, rows, columns, domain=""), w
-    if name.startswith("NF4"):
+    if name.startswith(("NF4", "FP4")):
         rng = np.random.default_rng(1)
         packed = rng.integers(0, 256, rows * columns // 2, dtype=np.uint8)
         absmax = (rng.random(rows * columns // 64) * 0.01 + 0.001).astype(np.float32)
         codes = np.stack([packed >> 4, packed & 15], -1).reshape(rows, columns)  # the first of two in the high nibble
-        w = NF4[codes] * np.repeat(absmax, 64).reshape(rows, columns)
-        return _single("MatMulBnb4", {"b": packed, "s": absmax}, rows, columns, block_size=64, quant_type=1), w
+        table, kind = (NF4, 1) if name.startswith("NF4") else (_BNB_FP4, 0)
+        w = table[codes] * np.repeat(absmax, 64).reshape(rows, columns)
+        return _single("MatMulBnb4", {"b": packed, "s": absmax}, rows, columns, block_size=64, quant_type=kind), w
     bits, block, level = (int("".join(filter(str.isdigit, part))) for part in name.split("."))
     rng = np.random.default_rng(1)
     codes = rng.integers(0, 2**bits, (rows, columns))
@@ -157,6 +198,10 @@ def _single(op: str, inputs: dict, rows: int, columns: int, domain: str = "com.m
 def specified(case: Case, weight: LowBitWeight | CodebookWeight, x: np.ndarray) -> np.ndarray:
     """What the operator's specification computes, float64 [tokens, N]: with what it rounds rounded."""
     rows = x.astype(np.float64)
+    branch = branch_of(case, weight.attributes()["N"], weight.attributes()["K"])
+    if branch:
+        plain = specified(dataclasses.replace(case, rank=0), weight, x)
+        return plain + np.linalg.multi_dot([rows, *branch])
     if case.operator in (EXACT, codebook.EXACT):
         return rows @ weight.decode().T
     if isinstance(weight, CodebookWeight):

@@ -25,6 +25,7 @@ from qonnx.custom_ops.bench.cases import (
     VIT_SHAPE,
     VIT_TOKENS,
     baseline_model,
+    branch_of,
     our_model,
     our_weight,
     specified,
@@ -63,15 +64,17 @@ def measure(name: str, columns: int, rows: int, settings: list[tuple[int, bool]]
     """Yields a cell for each setting, number of threads and baseline."""
     case = CASES[name]
     weight = our_weight(case, rows, columns)
-    ours, decoded = our_model(case, weight), weight.decode()
-    baselines = {key: baseline_model(key, weight) for key in case.baselines}
+    ours, decoded, branch = our_model(case, weight), weight.decode(), branch_of(case, rows, columns)
+    if branch:
+        decoded += (branch[0].astype(np.float64) @ branch[1]).T
+    baselines = {key: baseline_model(key, weight, branch) for key in case.baselines}
     four_bits = isinstance(weight, LowBitWeight) and weight.levels == 16 and weight.table is None
     for count in threads:
         for tokens in sorted({tokens for tokens, _ in settings}):
             x = np.random.default_rng(2).standard_normal((tokens, columns)).astype(np.float32)
             bound = {key: bound_call(model, x, rows, count) for key, (model, _) in baselines.items()}
             held = {key: w for key, (_, w) in baselines.items()}
-            if four_bits and "exact" not in name and openvino_weights.installed():
+            if four_bits and not branch and "exact" not in name and openvino_weights.installed():
                 bound["OpenVINO"], held["OpenVINO"] = openvino_weights.call_of(weight, x, count), decoded
             bound["ours"] = bound_call(ours, x, rows, count)
             calls = {key: call for key, (call, _) in bound.items()}
