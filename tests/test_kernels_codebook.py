@@ -15,7 +15,7 @@ from qonnx.runtime import session
 from tests.low_bit_cases import EPSILON, rounded_rows
 
 OPERATORS = (EXACT, INT8)
-TIERS = ("scalar", "avx2", "avx512", "avx512vnni")
+TIERS = ("scalar", "avx2", "avx2vnni", "avx512", "avx512vnni")
 native = pytest.mark.skipif(library_path() is None, reason="no native library")
 
 

@@ -17,7 +17,7 @@ from qonnx.runtime import session
 from tests.low_bit_cases import INT16, expected, model_of, weight_of
 
 OPERATORS = (EXACT, INT8, INT16)
-TIERS = ("scalar", "avx2", "avx512", "avx512vnni")
+TIERS = ("scalar", "avx2", "avx2vnni", "avx512", "avx512vnni")
 KINDS = ("b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8", "b1/half", "b2/half", "b4/rows", "b3/rows", "b6/rows")
 KINDS += ("b4/bytes", "b8/bytes", "ternary", "nf4", "fp4", "nf4/rows")
 native = pytest.mark.skipif(library_path() is None, reason="no native library")

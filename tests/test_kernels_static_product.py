@@ -17,7 +17,7 @@ from qonnx.errors import QonnxError
 from qonnx.runtime import session
 from tests.low_bit_cases import EPSILON, weight_of
 
-TIERS = ("scalar", "avx2", "avx512", "avx512vnni")
+TIERS = ("scalar", "avx2", "avx2vnni", "avx512", "avx512vnni")
 OPERATORS = (QUANTIZED, QLINEAR, STATIC)
 KINDS = ("b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8", "b2/half", "b4/rows", "b4/bytes", "b8/bytes")
 KINDS += ("ternary", "nf4", "fp4/rows")

@@ -46,7 +46,7 @@ def built(request, tmp_path_factory):
     return request.param, runner, folder / "libqonnx_ops.so"
 
 
-@pytest.mark.parametrize("tier", ["scalar", "avx2", "avx512", "avx512vnni"])
+@pytest.mark.parametrize("tier", ["scalar", "avx2", "avx2vnni", "avx512", "avx512vnni"])
 def test_operators_pass(built, tier, tmp_path):
     sanitizer, runner, library = built
     environment = {**os.environ, **OPTIONS[sanitizer], "QONNX_CPU": tier}

@@ -278,6 +278,13 @@ static inline Floats look_up(const FloatTable& t, Bytes x) {
   return {{look_up_half(t, _mm256_srli_epi32(x.v[0], 8 * i + bit)),
            look_up_half(t, _mm256_srli_epi32(x.v[1], 8 * i + bit))}};
 }
+#if defined(__AVXVNNI__)
+template <int bits>
+static inline Ints dot(Ints sum, Bytes w, int32_t a) {
+  const __m256i x = _mm256_set1_epi32(a);
+  return {{_mm256_dpbusd_avx_epi32(sum.v[0], w.v[0], x), _mm256_dpbusd_avx_epi32(sum.v[1], w.v[1], x)}};
+}
+#else
 static inline __m256i pairs(__m256i w, __m256i a) {
   return _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), _mm256_set1_epi16(1));
 }
@@ -291,6 +298,7 @@ static inline Ints dot(Ints sum, Bytes w, int32_t a) {
   return {{_mm256_add_epi32(sum.v[0], _mm256_add_epi32(pairs(low.v[0], x), pairs(top.v[0], x))),
            _mm256_add_epi32(sum.v[1], _mm256_add_epi32(pairs(low.v[1], x), pairs(top.v[1], x)))}};
 }
+#endif
 
 #elif defined(__ARM_FEATURE_DOTPROD)
 #include "lanes_neon.h"
@@ -313,6 +321,16 @@ static inline Bytes all_bytes(int8_t x) { return {_mm512_set1_epi8(x)}; }
 static inline Bytes operator-(Bytes a, Bytes b) { return {_mm512_sub_epi8(a.v, b.v)}; }
 static inline Ints dot_signed(Ints sum, Bytes w, int32_t a) {
   return {_mm512_dpbusd_epi32(sum.v, _mm512_set1_epi32(a), w.v)};
+}
+#elif defined(__AVXVNNI__)
+constexpr bool kSignedBytes = true;
+static inline Bytes all_bytes(int8_t x) { return {{_mm256_set1_epi8(x), _mm256_set1_epi8(x)}}; }
+static inline Bytes operator-(Bytes a, Bytes b) {
+  return {{_mm256_sub_epi8(a.v[0], b.v[0]), _mm256_sub_epi8(a.v[1], b.v[1])}};
+}
+static inline Ints dot_signed(Ints sum, Bytes w, int32_t a) {
+  const __m256i x = _mm256_set1_epi32(a);
+  return {{_mm256_dpbusd_avx_epi32(sum.v[0], x, w.v[0]), _mm256_dpbusd_avx_epi32(sum.v[1], x, w.v[1])}};
 }
 #else
 constexpr bool kSignedBytes = false;

@@ -6,7 +6,7 @@
 
 namespace qonnx::cpu {
 
-QONNX_BY_TIER(Limits, limits)
+QONNX_BY_DOT_TIER(Limits, limits)
 
 namespace {
 const Limits& active_limits() {

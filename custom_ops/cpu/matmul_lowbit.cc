@@ -29,7 +29,7 @@
 namespace qonnx::cpu {
 
 QONNX_BY_TIER(NumberKernels, number_kernels)
-QONNX_BY_TIER(LowBitInt8, lowbit_int8)
+QONNX_BY_DOT_TIER(LowBitInt8, lowbit_int8)
 QONNX_BY_TIER(LowBitExact, lowbit_exact)
 QONNX_BY_TIER(CodebookTables, codebook_tables)
 

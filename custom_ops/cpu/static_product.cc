@@ -27,7 +27,7 @@
 namespace qonnx::cpu {
 
 QONNX_BY_TIER(NumberKernels, number_kernels)
-QONNX_BY_TIER(StaticProduct, static_product)
+QONNX_BY_DOT_TIER(StaticProduct, static_product)
 
 namespace {
 

@@ -8,6 +8,10 @@
 #include <sys/auxv.h>
 #endif
 
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#include <cpuid.h>
+#endif
+
 #include "operators.h"
 
 namespace qonnx::cpu {
@@ -17,9 +21,22 @@ namespace {
 constexpr const char* kNames[kTierCount] = {"scalar", "neon"};
 constexpr const char* kChoice = "scalar or neon";
 #else
-constexpr const char* kNames[kTierCount] = {"scalar", "avx2", "avx512", "avx512vnni"};
-constexpr const char* kChoice = "scalar, avx2, avx512 or avx512vnni";
+constexpr const char* kNames[kTierCount] = {"scalar", "avx2", "avx2vnni", "avx512", "avx512vnni"};
+constexpr const char* kChoice = "scalar, avx2, avx2vnni, avx512 or avx512vnni";
 #endif
+
+#ifdef QONNX_X86
+// Compilers know the name of this feature only since a few versions.
+bool avx_vnni() {
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+#else
+  return false;
+#endif
+}
+#endif
+
 }  // namespace
 
 const char* tier_name(Tier tier) { return kNames[static_cast<int>(tier)]; }
@@ -30,7 +47,7 @@ Tier highest_tier() {
     return Tier::scalar;
   if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
       !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
-    return Tier::avx2;
+    return avx_vnni() ? Tier::avx2vnni : Tier::avx2;
   if (!__builtin_cpu_supports("avx512vnni") || !__builtin_cpu_supports("avx512vbmi")) return Tier::avx512;
   return Tier::avx512vnni;
 #elif defined(QONNX_ARM64) && defined(__linux__)
@@ -47,7 +64,13 @@ Tier active_tier() {
   const char* mask = std::getenv("QONNX_CPU");
   if (!mask || !*mask) return highest;
   for (int tier = 0; tier < kTierCount; ++tier)
-    if (std::string(mask) == kNames[tier]) return static_cast<Tier>(tier) < highest ? static_cast<Tier>(tier) : highest;
+    if (std::string(mask) == kNames[tier]) {
+      const Tier wanted = static_cast<Tier>(tier) < highest ? static_cast<Tier>(tier) : highest;
+#ifdef QONNX_X86
+      if (wanted == Tier::avx2vnni && !avx_vnni()) return Tier::avx2;
+#endif
+      return wanted;
+    }
   throw Error(std::string("QONNX_CPU='") + mask + "' is no tier; use " + kChoice);
 }
 

@@ -9,7 +9,8 @@
 
 namespace qonnx::cpu {
 
-// In ascending order; a tier may use everything that the ones below it on its architecture use.
+// In ascending order; a tier may use everything that the ones below it on its architecture use, but for avx512, which
+// is older than avx2vnni.
 #ifdef QONNX_ARM64
 enum class Tier {
   scalar,  // portable C++, which compilers turn into Advanced SIMD instructions
@@ -20,10 +21,11 @@ constexpr int kTierCount = 2;
 enum class Tier {
   scalar,      // portable C++
   avx2,        // AVX2, FMA, F16C
+  avx2vnni,    // and products of bytes in AVX's encoding; the kernels that have none are those of avx2
   avx512,      // AVX-512 F, BW, DQ, VL
   avx512vnni,  // and VNNI, VBMI
 };
-constexpr int kTierCount = 4;
+constexpr int kTierCount = 5;
 #endif
 
 const char* tier_name(Tier tier);
@@ -31,8 +33,9 @@ Tier highest_tier();  // of this machine
 Tier active_tier();   // the lower of the machine's and QONNX_CPU's; throws Error on an unknown name
 
 // Declares every tier's `name` and gathers them in `name_table`, indexed by Tier. To be used in namespace qonnx::cpu.
+// QONNX_BY_DOT_TIER does it for kernels that spend their time on products of bytes.
 #ifdef QONNX_X86
-#define QONNX_BY_TIER(Table, name) \
+#define QONNX_ON_X86(Table, name, of_avx2vnni) \
   namespace scalar {               \
   extern const Table name;         \
   }                                \
@@ -45,7 +48,14 @@ Tier active_tier();   // the lower of the machine's and QONNX_CPU's; throws Erro
   namespace avx512vnni {           \
   extern const Table name;         \
   }                                \
-  static const Table* const name##_table[kTierCount] = {&scalar::name, &avx2::name, &avx512::name, &avx512vnni::name};
+  static const Table* const name##_table[kTierCount] = {&scalar::name, &avx2::name, &of_avx2vnni::name, &avx512::name, \
+                                                        &avx512vnni::name};
+#define QONNX_BY_TIER(Table, name) QONNX_ON_X86(Table, name, avx2)
+#define QONNX_BY_DOT_TIER(Table, name) \
+  namespace avx2vnni {                 \
+  extern const Table name;             \
+  }                                    \
+  QONNX_ON_X86(Table, name, avx2vnni)
 #elif defined(QONNX_ARM64)
 #define QONNX_BY_TIER(Table, name) \
   namespace scalar {               \
@@ -61,6 +71,9 @@ Tier active_tier();   // the lower of the machine's and QONNX_CPU's; throws Erro
   extern const Table name;         \
   }                                \
   static const Table* const name##_table[kTierCount] = {&scalar::name};
+#endif
+#ifndef QONNX_BY_DOT_TIER
+#define QONNX_BY_DOT_TIER QONNX_BY_TIER
 #endif
 
 }  // namespace qonnx::cpu

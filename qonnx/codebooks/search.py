@@ -45,7 +45,7 @@ def beam_search(z: np.ndarray, books: np.ndarray, width: int, descents: int = 1)
     codes = np.empty((len(z), len(books)), np.int64)
     sizes = (len(z), z.shape[1]), (*books.shape[:2], width, descents)
     if search(z.ctypes.data, *sizes[0], books.ctypes.data, *sizes[1], codes.ctypes.data):
-        raise QonnxError("QONNX_CPU names no instruction-set tier; use scalar, avx2, avx512 or avx512vnni")
+        raise QonnxError("QONNX_CPU names no instruction-set tier; use scalar, avx2, avx2vnni, avx512 or avx512vnni")
     return codes
 
 
