@@ -42,6 +42,7 @@ _MASKED, _MUTATED = 0.15, 0.05  # shares of residues
 SPLITS = ("calibration", "tuning", "evaluation")
 _TURN = ("evaluation", "calibration", "tuning", "calibration")  # of the V genes by name
 
+_BUILT_FOR = ("3.11", "manylinux_2_17_x86_64")
 _DIGESTS = {
     "v_genes/human": "05084e4850deb134148235e423f82b6e1f96ec351708ee6ed21b800ef759efa0",
     "v_genes/mouse": "19924b8c987f6da9c73da0f800371067b9997225bd71e4bbd9489a0c54203346",
@@ -124,7 +125,7 @@ def sequences(split: str, count: int) -> list[str]:
 def _genes(name: str) -> tuple[tuple[str, str], ...]:
     """(locus, residues) of each gene of a FASTA file of riot-na, in the order of its names."""
     member = f"riot_na/databases/gene_db/aa_genes/{name}.fasta"
-    file = real.fetched(real.Real("riot-na", "5.2.0", member, _DIGESTS[name], "", "germline genes"))
+    file = real.fetched(real.Real("riot-na", "5.2.0", member, _DIGESTS[name], "", "germline genes", _BUILT_FOR))
     records = (block.split("\n", 1) for block in file.read_text().split(">")[1:])
     found = sorted((head.split()[0], head.split()[1], "".join(rest.split())) for head, rest in records)
     return tuple((locus, residues) for _, locus, residues in found if set(residues) <= set(_RESIDUES))

