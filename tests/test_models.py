@@ -228,7 +228,7 @@ def test_every_peer_has_an_environment_and_models_that_exist():
     assert {peer.environment for peer in peers.PEERS.values()} == set(peers.ENVIRONMENTS) and bench.RIVAL in peers.PEERS
     assert all(set(peer.models) <= set(real.REAL) for peer in peers.PEERS.values())
     assert set(tables.COLUMNS) == set(bench.DATA) == set(real.REAL)
-    assert set(evaluate.EVALUATE) == set(evaluate.SAMPLES) == {*real.REAL, "smollm2"}
+    assert set(evaluate.EVALUATE) == set(evaluate.SAMPLES) == {*real.REAL, "smollm2", "antiberty"}
 
 
 @pytest.mark.real
