@@ -121,12 +121,9 @@ class LowBitWeight:
         zero_point = np.broadcast_to(self.zero_point, self.scale.shape).astype(np.float64)
         return (value - zero_point[:, column]) * self.scale.astype(np.float64)[:, column]
 
-    def nbytes(self, opset: int) -> int:
-        """Bytes in a file of that opset, the table included."""
-        arrays = self.arrays()
-        narrowed = sum(narrow.nbytes(arrays[name], opset) for name in ("scale", "zero_point"))
-        return arrays["codes"].nbytes + arrays["table"].nbytes + narrowed
-
     def bits_per_weight(self, opset: int) -> float:
-        """Bits stored for one weight, scales and zero points included, tables shared by many weights left out."""
-        return 8 * (self.nbytes(opset) - self.arrays()["table"].nbytes) / math.prod(self.codes.shape)
+        """Bits stored for one weight in a file of that opset, scales and zero points included, the table of codes left
+        out."""
+        arrays = self.arrays()
+        stored = arrays["codes"].nbytes + sum(narrow.nbytes(arrays[name], opset) for name in ("scale", "zero_point"))
+        return 8 * stored / math.prod(self.codes.shape)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
+WORTH = 512  # bytes saved that pay for a Cast, a Gather and their names
 # Codes that a type holds, its bits, and the opset since which it is used here.
 _TYPES = ((4, 2, ml_dtypes.uint2, 25), (16, 4, ml_dtypes.uint4, 23), (256, 8, np.uint8, 1))
 
@@ -30,21 +31,29 @@ class Narrow(NamedTuple):
 
 
 def narrow(numbers: np.ndarray, opset: int) -> Narrow | None:
-    """`numbers` (uint8, or finite ones of a float type) in fewer bytes by types that are used since `opset`; None if
-    there is no way."""
-    numbers, table = np.asarray(numbers), None
-    codes = numbers
+    """`numbers` (uint8, or of a float type) in fewer bytes by types that are used since `opset`; None if there is no
+    way, or if it does not pay."""
+    found = _fewest(numbers, opset)
+    return found if found is not None and numbers.nbytes - found.nbytes >= WORTH else None
+
+
+def nbytes(numbers: np.ndarray, opset: int, share: float = 1.0) -> int:
+    """Bytes in a file of that opset of `share` times as many numbers, as different as these."""
+    found, whole = _fewest(numbers, opset), numbers.nbytes * share
+    if found is None:
+        return int(whole)
+    table = 0 if found.table is None else found.table.nbytes
+    fewer = (found.nbytes - table) * share + table
+    return int(fewer if whole - fewer >= WORTH else whole)
+
+
+def _fewest(numbers: np.ndarray, opset: int) -> Narrow | None:
+    """`numbers` in the fewest bits, whether that pays or not; None for too many different ones or infinite ones."""
+    codes, table = numbers, None
     if numbers.dtype != np.uint8:
         table, codes = np.unique(numbers.astype(np.float32), return_inverse=True)
         if not numbers.size or table.size > 256 or not np.isfinite(table).all():
             return None
     levels = int(codes.max(initial=0)) + 1
     bits, kind = next((bits, kind) for most, bits, kind, since in _TYPES if levels <= most and opset >= since)
-    found = Narrow(codes.reshape(numbers.shape).astype(kind), table, bits)
-    return found if found.nbytes < numbers.nbytes else None
-
-
-def nbytes(numbers: np.ndarray, opset: int) -> int:
-    """Bytes of `numbers` in a file of that opset."""
-    found = narrow(numbers, opset)
-    return np.asarray(numbers).nbytes if found is None else found.nbytes
+    return Narrow(codes.reshape(numbers.shape).astype(kind), table, bits)

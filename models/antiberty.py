@@ -12,10 +12,8 @@ wheel of `riot-na`), random residues, a J gene, and some mutations; splits share
 from __future__ import annotations
 
 import functools
-import os
 import pathlib
 import sys
-import tempfile
 
 import numpy as np
 import onnx_ir as ir
@@ -75,14 +73,11 @@ _HEAD = {
 
 def path() -> pathlib.Path:
     """The float model in the cache, built if it is not there."""
-    file = real.cache() / "antiberty" / "antiberty.onnx"
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        model = bert.build(named(torch_file.arrays(real.fetched(WEIGHTS))), SHAPE)
-        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-            ir.save(model, pathlib.Path(folder) / file.name)
-            os.replace(pathlib.Path(folder) / file.name, file)
-    return file
+    return real.built("antiberty", _save)
+
+
+def _save(file: pathlib.Path) -> None:
+    ir.save(bert.build(named(torch_file.arrays(real.fetched(WEIGHTS))), SHAPE), file)
 
 
 def named(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

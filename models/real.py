@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from qonnx.errors import QonnxError
@@ -111,6 +112,19 @@ def wheel(distribution: str, version: str, sha256: str) -> pathlib.Path:
         with tempfile.TemporaryDirectory(dir=cached.parent) as folder:
             os.replace(_download(f"{distribution}=={version}", folder), cached)
     return _verified(cached, sha256)
+
+
+def built(name: str, save: Callable[[pathlib.Path], None]) -> pathlib.Path:
+    """`name`.onnx in a folder of the cache, which `save` writes, with its data, if it is not there."""
+    file = cache() / name / f"{name}.onnx"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+            save(pathlib.Path(folder) / file.name)
+            # Data first: a model without its data must never be seen.
+            for written in sorted(pathlib.Path(folder).iterdir(), key=lambda one: one.name == file.name):
+                os.replace(written, file.parent / written.name)
+    return file
 
 
 def _verified(cached: pathlib.Path, sha256: str) -> pathlib.Path:

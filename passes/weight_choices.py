@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from qonnx.allocation import Allocation, Choice
 from qonnx.codebooks import CODEBOOKS, CodebookFormat
+from qonnx.custom_ops import narrow
 from qonnx.errors import QonnxError
 from qonnx.footprint import stored_bytes
 from qonnx.formats import FORMATS, FRACTIONS, IntFormat, QuantizedTensor
@@ -25,7 +26,6 @@ from qonnx.lean import structure_bytes
 from qonnx.notes import clone, note
 from qonnx.passes.assign_codebooks import books_for
 from qonnx.passes.assign_weights import STORED
-from qonnx.passes.narrow_constants import stored_nbytes
 from qonnx.passes.place_low_bit import low_bit_weight
 from qonnx.passes.rewire import array, is_op, rank, set_input
 from qonnx.passes.solve_weights import layout_of, solve
@@ -226,7 +226,7 @@ def _nbytes(node: ir.Node, solved: QuantizedTensor, opset: int, share: float = 1
     if not format.levels and format.scale_fraction is None:
         return int(solved.nbytes * share)
     arrays = low_bit_weight(solved, layout_of(node)).arrays()
-    parameters = sum(stored_nbytes(arrays[name], opset, share) for name in ("scale", "zero_point"))
+    parameters = sum(narrow.nbytes(arrays[name], opset, share) for name in ("scale", "zero_point"))
     return int(arrays["codes"].nbytes * share) + parameters + arrays["table"].nbytes
 
 

@@ -71,9 +71,19 @@ def _constant_sources(values: Sequence[ir.Value | None], seen: set[ir.Value]) ->
             yield value
         elif (node := value.producer()) is not None and node.op_type in _ON_CONSTANTS:
             sources = list(_constant_sources(node.inputs[:1], seen))
+            if node.op_type == "Gather" and not _is_made_of_constants(node.inputs[1]):
+                continue  # rows that the model's input chooses are an activation
             yield from sources
             if sources:  # the scale of a weight belongs to the weight; that of an activation to nobody
                 yield from _constant_sources(node.inputs[1:], seen)
+
+
+def _is_made_of_constants(value: ir.Value) -> bool:
+    """Whether a value is a constant or what operators make of constants alone."""
+    node = value.producer()
+    if value.const_value is not None or node is None:
+        return value.const_value is not None
+    return node.op_type in _ON_CONSTANTS and all(_is_made_of_constants(x) for x in node.inputs if x is not None)
 
 
 def _constants(model: ir.Model) -> Iterator[ir.Value]:

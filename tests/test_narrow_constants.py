@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from models.tiny import build
 from qonnx import runtime
-from qonnx.custom_ops.narrow import narrow, nbytes
-from qonnx.footprint import footprint
+from qonnx.custom_ops.narrow import WORTH, narrow, nbytes
+from qonnx.footprint import footprint, layer_bytes
 from qonnx.notes import note
 from qonnx.passes.assign_weights import AssignWeights
 from qonnx.passes.narrow_constants import NarrowConstants
@@ -132,7 +132,7 @@ def test_what_is_narrow_is_exact(different, seed, kind, opset):
     if some.size > 256:
         assert found is None and nbytes(numbers, opset) == numbers.nbytes
         return
-    assert found.bits == least and found.nbytes == 2000 * least // 8 + 4 * some.size
+    assert found.bits == least and found.nbytes == nbytes(numbers, opset) == 2000 * least // 8 + 4 * some.size
     np.testing.assert_array_equal(found.table[found.stored.astype(int)].astype(kind), numbers)
 
 
@@ -153,9 +153,30 @@ def test_what_no_type_holds_stays(numbers):
 
 
 def test_zero_points_take_the_bits_of_the_largest():
-    assert [narrow(np.array([0, top], np.uint8), 25).stored.dtype for top in (3, 4, 15)] == [
-        ml_dtypes.uint2,
-        ml_dtypes.uint4,
-        ml_dtypes.uint4,
-    ]
-    assert nbytes(np.zeros(9, np.uint8), 25) == 3 and nbytes(np.full(9, 15, np.uint8), 25) == 5
+    kinds = [narrow(np.array([0, top] * 600, np.uint8), 25).stored.dtype for top in (3, 4, 15)]
+    assert kinds == [ml_dtypes.uint2, ml_dtypes.uint4, ml_dtypes.uint4]
+    assert nbytes(np.zeros(1201, np.uint8), 25) == 301 and nbytes(np.full(1201, 15, np.uint8), 25) == 601
+
+
+def test_what_saves_less_than_its_nodes_take_stays():
+    few, enough = np.zeros(2 * WORTH - 2, np.uint8), np.zeros(2 * WORTH, np.uint8)
+    assert narrow(few, 23) is None and nbytes(few, 23) == few.nbytes
+    assert narrow(enough, 23).nbytes == nbytes(enough, 23) == WORTH
+    assert nbytes(few, 23, share=2) == few.nbytes  # of twice as many, each half a byte
+
+
+def layers(text: str) -> dict[str, int]:
+    return {node.op_type: layer_bytes(node) for node in build(text).graph}
+
+
+def test_a_layer_counts_tables_of_its_scales_and_not_those_of_its_input():
+    """Rows that tokens choose are no part of the product that reads them."""
+    found = layers("""<ir_version: 10, opset_import: ["" : 21]> g (int64[N] ids, float[90,64] w1, float[64,32] w2)
+        => (float[N,32] y) { e = Gather(w1, ids)  y = MatMul(e, w2) }""")
+    assert found == {"Gather": 4 * 90 * 64, "MatMul": 4 * 64 * 32}
+    model = placed(bits=4, block=16, scale_bits=8)
+    product = next(node for node in model.graph if node.op_type == "MatMulLowBit")
+    before = layer_bytes(product)
+    NarrowConstants()(model)
+    arrays = model.graph.initializers.items()
+    assert layer_bytes(product) == sum(v.const_value.nbytes for n, v in arrays if n.startswith(("w1/", "h/"))) < before
