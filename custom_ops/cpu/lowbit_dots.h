@@ -10,26 +10,31 @@
 
 namespace qonnx::cpu::QONNX_TIER {
 
+// Four bytes of each column of `tiles`, of which `w` holds a line each, with those of every row.
+template <int value_bits, bool less_zero, int tokens, int tiles>
+__attribute__((always_inline)) static inline void add_four(const uint8_t* w, const int8_t* x,
+                                                           Ints (&dots)[tokens][tiles]) {
+  Bytes step[tiles];
+#pragma GCC unroll 2
+  for (int t = 0; t < tiles; ++t) step[t] = load_bytes(w + 64 * t);
+#pragma GCC unroll 8
+  for (int m = 0; m < tokens; ++m) {
+    const int32_t four = four_bytes(x + 4 * m);
+#pragma GCC unroll 2
+    for (int t = 0; t < tiles; ++t) {
+      if constexpr (less_zero) dots[m][t] = dot_signed(dots[m][t], step[t], four);
+      else dots[m][t] = dot<value_bits>(dots[m][t], step[t], four);
+    }
+  }
+}
+
 template <int value_bits, bool less_zero, int tokens, int tiles>
 __attribute__((always_inline)) static inline void add_group(const uint8_t* w, const int8_t* x, size_t units,
                                                             Ints (&dots)[tokens][tiles]) {
   for (size_t u = 0; u < units; ++u, w += 8 * kLine, x += kUnit * tokens) {
     // Unrolled: compilers copy every accumulator once an iteration.
 #pragma GCC unroll 8
-    for (int s = 0; s < 8; ++s) {
-      Bytes step[tiles];
-#pragma GCC unroll 2
-      for (int t = 0; t < tiles; ++t) step[t] = load_bytes(w + s * kLine + 64 * t);
-#pragma GCC unroll 8
-      for (int m = 0; m < tokens; ++m) {
-        const int32_t four = four_bytes(x + 4 * (s * tokens + m));
-#pragma GCC unroll 2
-        for (int t = 0; t < tiles; ++t) {
-          if constexpr (less_zero) dots[m][t] = dot_signed(dots[m][t], step[t], four);
-          else dots[m][t] = dot<value_bits>(dots[m][t], step[t], four);
-        }
-      }
-    }
+    for (int s = 0; s < 8; ++s) add_four<value_bits, less_zero>(w + s * kLine, x + 4 * s * tokens, dots);
   }
 }
 
@@ -38,17 +43,7 @@ template <int value_bits, int tokens, int tiles>
 __attribute__((always_inline)) static inline void add_half_unit(const uint8_t* w, const int8_t* x,
                                                                 Ints (&dots)[tokens][tiles]) {
 #pragma GCC unroll 4
-  for (int s = 0; s < 4; ++s) {
-    Bytes step[tiles];
-#pragma GCC unroll 2
-    for (int t = 0; t < tiles; ++t) step[t] = load_bytes(w + s * kLine + 64 * t);
-#pragma GCC unroll 8
-    for (int m = 0; m < tokens; ++m) {
-      const int32_t four = four_bytes(x + 4 * (s * tokens + m));
-#pragma GCC unroll 2
-      for (int t = 0; t < tiles; ++t) dots[m][t] = dot<value_bits>(dots[m][t], step[t], four);
-    }
-  }
+  for (int s = 0; s < 4; ++s) add_four<value_bits, false>(w + s * kLine, x + 4 * s * tokens, dots);
 }
 
 // The next rows' part of X: too far from this one's end for the hardware to see it coming.
